@@ -1,0 +1,43 @@
+"""The app: python app.py. On Hugging Face Spaces: sdk gradio, app_file app.py.
+
+GENDEG_MODEL names the generator (default: the bundled "compact"); Gradio's own GRADIO_* variables work as everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gradio as gr
+
+from gendeg.jobs import Model
+from gendeg.tab import CSS, degrade_tab
+
+ABOUT = """# GenDeg
+Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, as strongly as you ask.
+"""
+SYSTEM_FONTS = ("system-ui", "sans-serif")
+
+
+def build() -> gr.Blocks:
+    """The whole page, not yet served."""
+    model = Model(os.environ.get("GENDEG_MODEL", "compact"))
+    with gr.Blocks(title="GenDeg", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        gr.Markdown(ABOUT, elem_id="title")
+        with gr.Tab("Degrade"):
+            degrade_tab(demo, model)
+    return demo
+
+
+def launch(demo: gr.Blocks, **options: Any) -> Any:
+    """Serve the page with its look; options as for `gr.Blocks.launch`."""
+    theme = gr.themes.Default(
+        primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
+    )
+    return demo.queue(max_size=32).launch(theme=theme, css=CSS, footer_links=["api", "settings"], **options)
+
+
+demo = build()
+
+if __name__ == "__main__":
+    launch(demo)

@@ -1,0 +1,7 @@
+"""GenDeg: diffusion-based degradation of clean photographs with controllable intensity (arXiv 2411.17687)."""
+
+from gendeg.checkpoints import load_pipeline
+from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.pipeline import GenDegOutput, GenDegPipeline
+
+__all__ = ["DEGRADATIONS", "GenDegOutput", "GenDegPipeline", "get_degradation", "load_pipeline"]

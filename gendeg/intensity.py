@@ -1,0 +1,96 @@
+"""How strong is a degradation? The degradation map, its mean and deviation, and their way into the text context.
+
+GenDeg (arXiv 2411.17687), Section 3.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+MU_MAX = 0.7
+SIGMA_MAX = 0.4
+NUM_BINS = 128
+NULL_BIN = NUM_BINS  # the 129th bin: no intensity given
+
+
+def degradation_map(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+    """|clean - degraded|, for float tensors of one shape [..., 3, H, W] in [0, 1]."""
+    if clean.shape != degraded.shape:
+        raise ValueError(f"Clean and degraded image differ in size: {tuple(clean.shape)} and {tuple(degraded.shape)}.")
+    return (clean - degraded).abs()
+
+
+def intensity(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and population standard deviation of the degradation map, over height, width and channels.
+
+    Args:
+        clean, degraded: float tensors [B, 3, H, W] in [0, 1].
+
+    Returns:
+        (mu [B], sigma [B]), in the units of the images.
+    """
+    flat = degradation_map(clean, degraded).flatten(1)
+    return flat.mean(1), flat.std(1, unbiased=False)
+
+
+def to_bin(value: torch.Tensor, maximum: float) -> torch.Tensor:
+    """Index of the right-open bin of width maximum / 128 that holds each value; beyond the range, the last bin.
+
+    Raises:
+        ValueError: for a negative value or one that is not a number.
+    """
+    value = torch.as_tensor(value, dtype=torch.float64)
+    if not bool((value >= 0).all()):
+        raise ValueError("An intensity (mu or sigma) must be a number of at least 0.")
+    # Single precision rounds a bin edge by up to 128 * 2**-24 = 7.6e-6 bins: without the slack, one bin too low.
+    return (value / maximum * NUM_BINS + 1e-5).floor().clamp(max=NUM_BINS - 1).long()
+
+
+class IntensityProjection(ModelMixin, ConfigMixin):
+    """Writes (mu, sigma) into the text context that the UNet attends to.
+
+    One-hot bins [B, 2, 129] -> `stats_proj` -> [B, tokens, 2], beside the text embeddings -> `cc_projection`.
+    At the start `cc_projection` passes the text through unchanged.
+
+    Args:
+        tokens: length of the text context (CLIP: 77).
+        width: channels of the text context (CLIP ViT-L/14: 768).
+    """
+
+    @register_to_config
+    def __init__(self, tokens: int = 77, width: int = 768):
+        super().__init__()
+        self.stats_proj = nn.Linear(NUM_BINS + 1, tokens)
+        self.cc_projection = nn.Linear(width + 2, width)
+        with torch.no_grad():
+            self.cc_projection.weight[:, :width] = torch.eye(width)
+            self.cc_projection.bias.zero_()
+
+    def forward(
+        self, text_embeddings: torch.Tensor, mu: torch.Tensor | None = None, sigma: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Join text and intensity.
+
+        Args:
+            text_embeddings: [B, tokens, width].
+            mu, sigma: [B], at least 0; None, or NaN for single samples, means "not given" (the null bin).
+
+        Returns:
+            Context [B, tokens, width].
+        """
+        batch = text_embeddings.shape[0]
+        bins = torch.stack([_bins(mu, MU_MAX, batch), _bins(sigma, SIGMA_MAX, batch)], dim=1)
+        one_hot = nn.functional.one_hot(bins, NUM_BINS + 1).to(text_embeddings)
+        stats = self.stats_proj(one_hot).transpose(1, 2)
+        return self.cc_projection(torch.cat([text_embeddings, stats], dim=-1))
+
+
+def _bins(value: torch.Tensor | None, maximum: float, batch: int) -> torch.Tensor:
+    if value is None:
+        return torch.full((batch,), NULL_BIN)
+    value = torch.as_tensor(value, dtype=torch.float64).cpu().expand(batch)
+    missing = value.isnan()
+    return torch.where(missing, NULL_BIN, to_bin(value.masked_fill(missing, 0.0), maximum))

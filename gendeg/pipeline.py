@@ -1,0 +1,344 @@
+"""GenDegPipeline: a clean image in, a degraded image of the asked kind and intensity out.
+
+GenDeg (arXiv 2411.17687), Sections 3.1 to 3.3. One class runs the paper's process (noise to degraded latent, three-way
+guidance) and the compact profile's bridge (clean to degraded latent): the scheduler decides where sampling starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import nn
+
+from gendeg.degradations import get_degradation
+from gendeg.images import to_rgb
+from gendeg.intensity import IntensityProjection, degradation_map, intensity
+
+ImageInput = Image.Image | np.ndarray | torch.Tensor
+MIN_SIDE = 32  # of an input image, in pixels
+
+
+@dataclass
+class GenDegOutput(BaseOutput):
+    """What a call gives back, everything at one size and aligned pixel by pixel.
+
+    Attributes:
+        images: the degraded images: PIL list, array [B, H, W, 3] or tensor [B, 3, H, W] in [0, 1].
+        clean: the ground truths they pair with, in the same form: the clean images as the codec renders them, so that
+            the pair differs by the degradation and not by the codec.
+        degradation_maps: |clean - degraded|, in the same form.
+        mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    clean: list[Image.Image] | np.ndarray | torch.Tensor
+    degradation_maps: list[Image.Image] | np.ndarray | torch.Tensor
+    mu: list[float]
+    sigma: list[float]
+
+
+def predict(
+    unet: nn.Module, latents: torch.Tensor, timestep: torch.Tensor, clean_latents: torch.Tensor, context: torch.Tensor
+) -> torch.Tensor:
+    """One evaluation of the network, as training and sampling both call it.
+
+    A UNet with a class embedding is also told, beside its time embedding, the whole context and the mean and
+    deviation of each clean latent channel: to reach a mean degradation it must know how bright the image is, which
+    its group normalisations hide from it.
+
+    Args:
+        latents, clean_latents: [B, C, h, w].
+        timestep: [B] or a single number.
+        context: [B, tokens, width].
+    """
+    labels = None
+    if unet.config.class_embed_type == "projection":
+        statistics = (clean_latents.mean((2, 3)), clean_latents.std((2, 3)))
+        labels = torch.cat([context.flatten(1), *statistics], dim=1)
+    inputs = torch.cat([latents, clean_latents], dim=1)
+    return unet(inputs, timestep, encoder_hidden_states=context, class_labels=labels).sample
+
+
+class GenDegPipeline(DiffusionPipeline):
+    """Degrades photographs with a latent diffusion model whose intensity is under control.
+
+    Args:
+        vae: image codec: AutoencoderKL, or the compact profile's PatchCodec.
+        text_encoder, tokenizer: CLIP text model.
+        intensity_projection: writes (mu, sigma) into the text context.
+        unet: UNet2DConditionModel that takes [latent, clean latent] on its channels.
+        scheduler: any diffusers scheduler for the paper's process, or a BridgeScheduler.
+        resolution: the short side, in pixels, that the model was trained at.
+        max_side: long side beyond which images are scaled down further.
+        num_inference_steps, guidance_scale, image_guidance_scale: defaults of a call.
+    """
+
+    model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae"
+    _callback_tensor_inputs = ["latents", "predicted"]
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        text_encoder: nn.Module,
+        tokenizer: Any,
+        intensity_projection: IntensityProjection,
+        unet: nn.Module,
+        scheduler: Any,
+        resolution: int = 512,
+        max_side: int = 1024,
+        num_inference_steps: int = 100,
+        guidance_scale: float = 7.5,
+        image_guidance_scale: float = 1.5,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            intensity_projection=intensity_projection,
+            unet=unet,
+            scheduler=scheduler,
+        )
+        self.register_to_config(
+            resolution=resolution,
+            max_side=max_side,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width that the networks work on are multiples of this, in pixels."""
+        codec_levels = getattr(self.vae.config, "block_out_channels", None)
+        codec_factor = 2 ** (len(codec_levels) - 1) if codec_levels else 8
+        return codec_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        degradation: str,
+        mu: float | Sequence[float | None] | None = None,
+        sigma: float | Sequence[float | None] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        phrase: str | None = None,
+        resolution: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[[GenDegPipeline, int, torch.Tensor, dict[str, torch.Tensor]], Any] | None = None,
+    ) -> GenDegOutput:
+        """Degrade one image or several.
+
+        Args:
+            image: PIL image, array [H, W, 3] (uint8, or float in [0, 1]), tensor [3, H, W] in [0, 1], or several in a
+                list or batch. Worked on, and returned, with the short side at `resolution`.
+            degradation: one of the six.
+            mu, sigma: asked intensity, for all or one each; None leaves it to the model.
+            prompt: caption of the scene, for all or one each; the degradation's phrase is put behind it.
+            phrase: instead of the degradation's own, e.g. "in snowy and hazy conditions".
+            resolution: short side in pixels instead of the model's own.
+            num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
+            generator: random generator, or one for each image.
+            output_type: "pil", "np" or "pt".
+            callback_on_step_end: called as (pipeline, step, timestep, tensors) after every step; tensors holds
+                "latents" and "predicted", the degraded latents as expected from here (see `decode`). An exception
+                raised in it ends the call.
+
+        Raises:
+            ValueError: for input that cannot be worked on; the message says why.
+        """
+        degradation = get_degradation(degradation)
+        images = _to_tensors(image)
+        mus, sigmas = (_per_image(value, len(images), name) for value, name in ((mu, "mu"), (sigma, "sigma")))
+        prompts = _per_image(prompt, len(images), "prompt")
+        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:
+            raise ValueError("The number of steps must be at least 1.")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f'output_type must be "pil", "np" or "pt", not {output_type!r}.')
+        sizes = [self.working_size(*i.shape[1:], resolution) for i in images]
+        if len(set(sizes)) > 1:
+            raise ValueError("Images of different aspect ratios cannot share a batch. Call once for each.")
+        text_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        image_scale = self.config.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
+
+        clean = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, self.unet.dtype)
+        clean_latents = self.encode(clean)
+        context = self.encode_context([_join(p, phrase or degradation.phrase) for p in prompts], mus, sigmas)
+        null_context = self.encode_context([""] * len(images), None, None)
+        latents = self.denoise(
+            clean_latents, context, null_context, steps, text_scale, image_scale, generator, callback_on_step_end
+        )
+        height, width = sizes[0]
+        degraded = self.decode(latents)[..., :height, :width]
+        clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
+        reached_mu, reached_sigma = intensity(clean, degraded)
+        self.maybe_free_model_hooks()
+        return GenDegOutput(
+            images=_convert(degraded, output_type),
+            clean=_convert(clean, output_type),
+            degradation_maps=_convert(degradation_map(clean, degraded), output_type),
+            mu=reached_mu.tolist(),
+            sigma=reached_sigma.tolist(),
+        )
+
+    def working_size(self, height: int, width: int, resolution: int | None = None) -> tuple[int, int]:
+        """Height and width at which an image is worked on and returned: short side `resolution`, long side bounded.
+
+        Raises:
+            ValueError: for an image too small to work on.
+        """
+        if min(height, width) < MIN_SIDE:
+            raise ValueError(f"The image is {width} x {height} pixels; it must have at least {MIN_SIDE} on each side.")
+        resolution = resolution or self.config.resolution
+        if resolution < self.size_multiple:
+            raise ValueError(f"The resolution must be at least {self.size_multiple} pixels.")
+        scale = min(resolution / min(height, width), max(self.config.max_side, resolution) / max(height, width))
+        return max(8, round(height * scale)), max(8, round(width * scale))
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Image condition: images [B, 3, H, W] in [0, 1] to unscaled latents, padded to what the networks need."""
+        height, width = images.shape[2:]
+        multiple = self.size_multiple
+        padded = nn.functional.pad(images * 2 - 1, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        output = self.vae.encode(padded)
+        return output.latents if hasattr(output, "latents") else output.latent_dist.mode()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents, scaled as the network sees them, to float32 images [B, 3, H, W] in [0, 1], padding included."""
+        images = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def encode_context(
+        self, prompts: list[str], mu: list[float | None] | None, sigma: list[float | None] | None
+    ) -> torch.Tensor:
+        """Text and intensity to the context [B, tokens, width] that the UNet attends to."""
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        text = self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
+        mu, sigma = (
+            None if v is None else torch.tensor([float("nan") if i is None else float(i) for i in v])
+            for v in (mu, sigma)
+        )
+        return self.intensity_projection(text, mu, sigma)
+
+    def denoise(
+        self,
+        clean_latents: torch.Tensor,
+        context: torch.Tensor,
+        null_context: torch.Tensor,
+        num_inference_steps: int,
+        text_scale: float,
+        image_scale: float,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        callback: Callable[..., Any] | None = None,
+    ) -> torch.Tensor:
+        """Sample degraded latents [B, C, h, w] for unscaled clean ones, by three-way guidance.
+
+        e_uncond + s_text (e_cond - e_image) + s_image (e_image - e_uncond) is a weighted sum of three predictions;
+        those with a weight of zero are not made, the others are one batched evaluation.
+        """
+        self.scheduler.set_timesteps(num_inference_steps, device=clean_latents.device)
+        if hasattr(self.scheduler, "begin"):
+            latents = self.scheduler.begin(clean_latents * self.vae.config.scaling_factor)
+        else:
+            latents = randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype)
+            latents = latents * self.scheduler.init_noise_sigma
+        branches = (
+            (text_scale, clean_latents, context),
+            (image_scale - text_scale, clean_latents, null_context),
+            (1 - image_scale, torch.zeros_like(clean_latents), null_context),
+        )
+        branches = [branch for branch in branches if branch[0] != 0]
+        weights, conditions, contexts = zip(*branches, strict=True)
+        conditions, contexts = torch.cat(conditions), torch.cat(contexts)
+        extra = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
+            inputs = self.scheduler.scale_model_input(latents, timestep).repeat(len(branches), 1, 1, 1)
+            outputs = predict(self.unet, inputs, timestep.expand(len(inputs)), conditions, contexts).chunk(
+                len(branches)
+            )
+            guided = sum(weight * output for weight, output in zip(weights, outputs, strict=True))
+            result = self.scheduler.step(guided, timestep, latents, **extra)
+            latents = result.prev_sample
+            if callback is not None:
+                predicted = getattr(result, "pred_original_sample", None)
+                callback(
+                    self,
+                    index,
+                    timestep,
+                    {"latents": latents, "predicted": latents if predicted is None else predicted},
+                )
+        return latents
+
+
+def _to_tensors(image: ImageInput | Sequence[ImageInput]) -> list[torch.Tensor]:
+    """Whatever holds images, as a list of float tensors [3, H, W] in [0, 1]."""
+    if (isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4) or isinstance(image, (list, tuple)):
+        if not len(image):
+            raise ValueError("There is no image.")
+        return [tensor for i in image for tensor in _to_tensors(i)]
+    if isinstance(image, Image.Image):
+        return [torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).float() / 255]
+    if isinstance(image, np.ndarray) and image.ndim in (2, 3):
+        if image.ndim == 2:
+            image = image[..., None]
+        if image.shape[2] == 1:
+            image = image.repeat(3, axis=2)
+        if image.shape[2] not in (3, 4):
+            raise ValueError(f"An image array must have the shape [H, W, 3], not {list(image.shape)}.")
+        scale = {"u1": 255, "u2": 65535}.get(image.dtype.str[1:], 1)
+        return [_checked(torch.from_numpy(image[..., :3].astype(np.float32) / scale).permute(2, 0, 1))]
+    if isinstance(image, torch.Tensor) and image.ndim == 3 and image.shape[0] == 3:
+        return [_checked(image.float() / 255 if image.dtype == torch.uint8 else image.float())]
+    raise ValueError("The image must be a PIL image, an array [H, W, 3] or a tensor [3, H, W].")
+
+
+def _checked(image: torch.Tensor) -> torch.Tensor:
+    if not bool(image.isfinite().all()) or image.min() < 0 or image.max() > 1:
+        raise ValueError("Image values must lie in [0, 1] (or 0 to 255 as uint8).")
+    return image
+
+
+def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if tuple(image.shape[1:]) == size:
+        return image
+    resized = nn.functional.interpolate(image[None], size, mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].clamp(0, 1)
+
+
+def _per_image(value: Any, count: int, name: str) -> list[Any]:
+    values = list(value) if isinstance(value, (list, tuple, np.ndarray, torch.Tensor)) else [value] * count
+    if len(values) != count:
+        raise ValueError(f"There are {count} images but {len(values)} values of {name}.")
+    return values
+
+
+def _join(caption: str | None, phrase: str) -> str:
+    caption = (caption or "").strip().rstrip(",.")
+    return f"{caption}, {phrase}" if caption else phrase
+
+
+def _convert(images: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
+    if output_type == "pt":
+        return images
+    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
+    return arrays if output_type == "np" else [Image.fromarray((a * 255).round().astype(np.uint8)) for a in arrays]

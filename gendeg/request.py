@@ -1,0 +1,165 @@
+"""What is asked of the generator, and what comes back? The same questions and checks for app, endpoint and CLI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, isfinite, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gendeg.degradations import get_degradation
+from gendeg.images import open_image
+from gendeg.intensity import MU_MAX, SIGMA_MAX
+from gendeg.pipeline import GenDegPipeline
+
+MAX_SEED = 2**32 - 1
+MAX_STEPS = 200
+RESOLUTIONS = (256, 768)
+_ENOUGH_PIXELS = 16_000_000  # beyond, a photograph is shrunk before it becomes floating point numbers
+
+
+@dataclass(frozen=True)
+class Request:
+    """One photograph to degrade.
+
+    Attributes:
+        photo: RGB.
+        degradation: name of one of the six.
+        mu, sigma: asked intensity.
+        seed: the same request with the same seed gives the same image.
+        steps, guidance_scale, image_guidance_scale, resolution: None for the model's own.
+        caption: of the scene; may be empty.
+    """
+
+    photo: Image.Image
+    degradation: str
+    mu: float
+    sigma: float
+    seed: int = 0
+    steps: int | None = None
+    guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
+    resolution: int | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A degraded photograph.
+
+    Attributes:
+        clean, degraded: RGB, one size, aligned.
+        degradation_map: |clean - degraded|, mean over the colours: [H, W] in [0, 1].
+        mu, sigma: the intensity reached.
+        request: what was asked.
+    """
+
+    clean: Image.Image
+    degraded: Image.Image
+    degradation_map: np.ndarray
+    mu: float
+    sigma: float
+    request: Request
+
+
+def read_request(
+    photo: str | None,
+    degradation: str,
+    mu: Any = None,
+    sigma: Any = None,
+    seed: Any = 0,
+    steps: Any = None,
+    guidance_scale: Any = None,
+    image_guidance_scale: Any = None,
+    resolution: Any = None,
+    caption: str | None = None,
+) -> Request:
+    """A request from what people and programs type. None: the typical intensity, the model's own setting.
+
+    Args:
+        photo: path of an image file.
+
+    Raises:
+        ValueError: for anything that cannot be done; the message is a sentence to act on.
+    """
+    if not photo:
+        raise ValueError("There is no photograph yet. Upload one or choose an example.")
+    kind = get_degradation(degradation)
+    return Request(
+        photo=open_image(photo),
+        degradation=kind.name,
+        mu=kind.typical[0] if mu is None else _number("mu", mu, 0, MU_MAX),
+        sigma=kind.typical[1] if sigma is None else _number("sigma", sigma, 0, SIGMA_MAX),
+        seed=_whole("The seed", seed, 0, MAX_SEED),
+        steps=None if steps is None else _whole("The number of steps", steps, 1, MAX_STEPS),
+        guidance_scale=None if guidance_scale is None else _number("The guidance scale", guidance_scale, 0, 30),
+        image_guidance_scale=(
+            None if image_guidance_scale is None else _number("The image guidance scale", image_guidance_scale, 0, 30)
+        ),
+        resolution=None if resolution is None else _whole("The resolution", resolution, *RESOLUTIONS),
+        caption=str(caption or ""),
+    )
+
+
+def degrade(
+    pipeline: GenDegPipeline, requests: list[Request], callback: Callable[..., Any] | None = None
+) -> list[Result]:
+    """Answer requests that differ in nothing but mu, sigma and seed, in one batch.
+
+    Args:
+        callback: called after every step, see `GenDegPipeline.__call__`.
+    """
+    first = requests[0]
+    output = pipeline(
+        [_shrunk(first.photo)] * len(requests),
+        first.degradation,
+        mu=[request.mu for request in requests],
+        sigma=[request.sigma for request in requests],
+        prompt=first.caption,
+        resolution=first.resolution,
+        num_inference_steps=first.steps,
+        guidance_scale=first.guidance_scale,
+        image_guidance_scale=first.image_guidance_scale,
+        generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+        output_type="np",
+        callback_on_step_end=callback,
+    )
+    return [
+        Result(to_image(clean), to_image(degraded), map_.mean(2), mu, sigma, request)
+        for clean, degraded, map_, mu, sigma, request in zip(
+            output.clean, output.images, output.degradation_maps, output.mu, output.sigma, requests, strict=True
+        )
+    ]
+
+
+def to_image(array: np.ndarray) -> Image.Image:
+    """Float array [H, W, 3] in [0, 1] to a PIL image."""
+    return Image.fromarray((array * 255).round().astype(np.uint8))
+
+
+def _shrunk(photo: Image.Image) -> Image.Image:
+    return photo.reduce(max(1, ceil(sqrt(photo.width * photo.height / _ENOUGH_PIXELS))))
+
+
+def _number(name: str, value: Any, lowest: float, highest: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not isfinite(number) or not lowest <= number <= highest:
+        raise ValueError(f"{name} must be a number from {lowest:g} to {highest:g}, not {value}.")
+    return number
+
+
+def _whole(name: str, value: Any, lowest: int, highest: int) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not isfinite(number) or number != int(number) or not lowest <= number <= highest:
+        raise ValueError(f"{name} must be a whole number from {lowest} to {highest}, not {value}.")
+    return int(number)

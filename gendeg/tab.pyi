@@ -1,0 +1,418 @@
+"""The Degrade tab: a photograph, a degradation and an intensity in; the degraded photograph out.
+
+Functions are plain Python; `degrade_tab` lays the components out and wires them. What a function yields as `SKIP`
+leaves its component as it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import skimage
+from PIL import Image
+
+from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.figures import PRIOR, colour_degradation_map, colour_key, intensity_plot, slider_range, sweep_figure
+from gendeg.intensity import MU_MAX, SIGMA_MAX
+from gendeg.jobs import Model, Step, generate, sweep
+from gendeg.request import MAX_SEED, RESOLUTIONS, Result, read_request
+
+EXAMPLES = [
+    Path(skimage.__file__).parent / "data" / name
+    for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
+]
+FIRST = next(iter(DEGRADATIONS))
+CHOICES = [(degradation.label, name) for name, degradation in DEGRADATIONS.items()]
+GUIDANCE = (
+    "How strictly to follow degradation and intensity. 1: no guidance, one evaluation of the network per step; the "
+    "compact model is made for that. The paper's model: 7.5."
+)
+IMAGE_GUIDANCE = (
+    "How strictly to keep to the photograph. 1: no guidance. The paper's model: 1.5; more keeps more of the scene, "
+    "less lets the degradation change it."
+)
+# A click on the plot chooses the intensity under it.
+CHOOSE_ON_CLICK = """
+element.addEventListener('click', (event) => {
+  const plot = element.querySelector('svg');
+  if (!plot) return;
+  const {left, right, top, bottom, muLow, muHigh, sigmaLow, sigmaHigh} = plot.dataset;
+  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(plot.getScreenCTM().inverse());
+  const x = (point.x - left) / (right - left), y = (bottom - point.y) / (bottom - top);
+  if (x < 0 || x > 1 || y < 0 || y > 1) return;
+  trigger('click', {mu: +muLow + x * (muHigh - muLow), sigma: +sigmaLow + y * (sigmaHigh - sigmaLow)});
+});
+"""
+SKIP = gr.skip()
+CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
+
+class Photo(gr.Image):
+    """An image component that hands over the path of the uploaded file as it is.
+
+    gr.Image opens the file before any function sees it, and answers a damaged one with a traceback.
+    """
+
+    is_template = True  # the browser treats it as a gr.Image
+
+    def preprocess(self, payload: Any) -> str | None:
+        return None if payload is None else payload.path
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+# ----------------------------------------------------------------------------------------------------- intensity
+
+def draw_intensity(degradation: str) -> tuple[float, float]:
+    """(mu, sigma) as real data sets have them."""
+    sample = PRIOR.sample(degradation, np.random.default_rng())
+    return round(sample.mu, 3), round(sample.sigma, 3)
+
+def change_degradation(degradation: str) -> tuple[Any, Any, str]:
+    """Sliders over the degradation's real range, at its typical intensity, and its plot."""
+    mu, sigma = get_degradation(degradation).typical
+    sliders = (
+        gr.Slider(minimum=low, maximum=high, value=value)
+        for (low, high), value in zip(slider_range(degradation), (mu, sigma), strict=True)
+    )
+    return *sliders, intensity_plot(degradation, mu, sigma)
+
+def chosen_on_plot(event: gr.EventData) -> tuple[float, float]:
+    """(mu, sigma) under a click on the plot."""
+    return round(event.mu, 3), round(event.sigma, 3)
+
+# -------------------------------------------------------------------------------------------------------- running
+
+def run_generate(
+    model: Model,
+    photo: str | None,
+    degradation: str,
+    mu: float,
+    sigma: float,
+    seed: Any,
+    randomise: bool,
+    *settings: Any,
+) -> Iterator[tuple[Any, ...]]:
+    """Degrade one photograph.
+
+    Args:
+        settings: steps, guidance scale, image guidance scale, resolution, caption.
+
+    Yields:
+        (status, seed, (clean, degraded) images, degradation map, its colour key, numbers, degraded and clean file).
+    """
+    if randomise:
+        seed = int(np.random.default_rng().integers(MAX_SEED))
+    try:
+        request = read_request(photo, degradation, mu, sigma, seed, *settings)
+        yield progress(None), seed, None, None, "", numbers(mu, sigma), *[gr.DownloadButton(interactive=False)] * 2
+        clean = None
+        for event in generate(model, request):
+            if isinstance(event, Step):
+                images = SKIP
+                if event.preview is not None:
+                    clean = clean or request.photo.resize(event.preview.size, Image.Resampling.LANCZOS)
+                    images = (clean, event.preview)
+                yield progress(event), SKIP, images, *[SKIP] * 5
+            elif isinstance(event, Result):
+                degradation_map, brightest = colour_degradation_map(event.degradation_map)
+                stem = f"{Path(photo).stem}-{degradation}-{seed}"
+                files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean})
+                yield (
+                    f"Done: {event.degraded.width} × {event.degraded.height} pixels, seed {seed}.",
+                    SKIP,
+                    (event.clean, event.degraded),
+                    degradation_map,
+                    colour_key(brightest),
+                    numbers(mu, sigma, event.mu, event.sigma),
+                    *(gr.DownloadButton(value=file, interactive=True) for file in files),
+                )
+            else:
+                yield (SKIP,) * 8
+    except ValueError as error:
+        yield failure(error), *[SKIP] * 7
+        raise gr.Error(str(error), print_exception=False) from error
+
+def run_sweep(
+    model: Model, photo: str | None, degradation: str, mu: float, sigma: float, seed: Any, *settings: Any
+) -> Iterator[tuple[Any, Any]]:
+    """Render the figure of rising mu and rising sigma. Yields (status, figure)."""
+    try:
+        request = read_request(photo, degradation, mu, sigma, seed, *settings)
+        yield progress(None), SKIP
+        for event in sweep(model, request):
+            if isinstance(event, list):
+                yield f"Done: the sweep is below, seed {seed}.", gr.Image(sweep_figure(event), visible=True)
+            else:
+                yield SKIP if event is None else progress(event), SKIP
+    except ValueError as error:
+        yield failure(error), SKIP
+        raise gr.Error(str(error), print_exception=False) from error
+
+def run_endpoint(
+    model: Model,
+    image: str | None,
+    degradation: str = FIRST,
+    mu: float | None = None,
+    sigma: float | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    image_guidance_scale: float | None = None,
+    resolution: int | None = None,
+    caption: str = "",
+) -> Iterator[tuple[Any, ...]]:
+    """See `degrade` in `_endpoint`, which the API's documentation shows. Yields (degraded, clean, map, numbers)."""
+    settings = (steps, guidance_scale, image_guidance_scale, resolution, caption)
+    try:
+        request = read_request(image, degradation, mu, sigma, seed, *settings)
+        for event in generate(model, request):
+            if isinstance(event, Result):
+                degradation_map, brightest = colour_degradation_map(event.degradation_map)
+                yield (
+                    event.degraded,
+                    event.clean,
+                    degradation_map,
+                    {
+                        "degradation": request.degradation,
+                        "asked": {"mu": request.mu, "sigma": request.sigma},
+                        "reached": {"mu": event.mu, "sigma": event.sigma},
+                        "seed": request.seed,
+                        "map_maximum": brightest,
+                    },
+                )
+            elif event is not None:
+                yield None, None, None, {"step": event.done, "steps": event.total}
+            else:
+                yield (SKIP,) * 4
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+_folders: deque[tempfile.TemporaryDirectory] = deque(maxlen=8)  # Gradio copies what it serves; the oldest are deleted
+
+def save_pngs(images: dict[str, Image.Image]) -> list[str]:
+    """Write images under their names, for download; returns the paths."""
+    _folders.append(tempfile.TemporaryDirectory(prefix="gendeg-"))
+    paths = [Path(_folders[-1].name) / f"{name}.png" for name in images]
+    for path, image in zip(paths, images.values(), strict=True):
+        image.save(path)
+    return [str(path) for path in paths]
+
+# ----------------------------------------------------------------------------------------------------------- HTML
+
+def progress(step: Step | None) -> str:
+    """Status line of a running job; None: it has not come to its first step."""
+    if step is None:
+        return "Starting…<progress></progress>"
+    return f'Step {step.done} of {step.total}<progress value="{step.done}" max="{step.total}"></progress>'
+
+def failure(error: Exception) -> str:
+    """Status line of a job that failed."""
+    text = str(error).replace("&", "&amp;").replace("<", "&lt;")
+    return f'<span class="failure">{text}</span>'
+
+def numbers(mu: float | None = None, sigma: float | None = None, *reached: float) -> str:
+    """Table of asked and reached intensity."""
+    cells = {"asked-mu": mu, "asked-sigma": sigma}
+    cells |= dict(zip(("reached-mu", "reached-sigma"), reached or (None, None), strict=True))
+    shown = {name: "–" if value is None else f"{value:.3f}" for name, value in cells.items()}
+    rows = "".join(
+        f'<tr><th scope="row">{label}</th><td id="asked-{name}">{shown[f"asked-{name}"]}</td>'
+        f'<td id="reached-{name}">{shown[f"reached-{name}"]}</td></tr>'
+        for name, label in (("mu", "μ"), ("sigma", "σ"))
+    )
+    return f'<table class="numbers"><tr><td></td><th>asked</th><th>reached</th></tr>{rows}</table>'
+
+# --------------------------------------------------------------------------------------------------------- layout
+
+def degrade_tab(demo: gr.Blocks, model: Model) -> None:
+    """Lay out the tab inside the current context, and wire it.
+
+    Args:
+        demo: the app; its load event shows the model's own settings.
+    """
+    mu_range, sigma_range = slider_range(FIRST)
+    mu_typical, sigma_typical = DEGRADATIONS[FIRST].typical
+    notice = gr.HTML(elem_id="notice", visible=False)
+    with gr.Row(elem_id="degrade"):
+        with gr.Column(scale=30, min_width=280):
+            photo = Photo(
+                label="Photograph", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=270,
+                elem_id="photo", buttons=[],
+            )  # fmt: skip
+            gr.Examples([[str(path)] for path in EXAMPLES], photo, label="Examples", elem_id="examples", preload=False)
+            with gr.Row(elem_id="seeds"):
+                seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
+                randomise = gr.Checkbox(True, label="New seed each time", min_width=120, elem_id="randomise")
+            with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                steps = gr.Slider(1, 100, 8, step=1, label="Steps", info="More are slower and finer.", elem_id="steps")
+                guidance = gr.Slider(0, 15, 1, step=0.1, label="Guidance scale", info=GUIDANCE, elem_id="guidance")
+                image_guidance = gr.Slider(
+                    0, 5, 1, step=0.1, label="Image guidance scale", info=IMAGE_GUIDANCE, elem_id="image-guidance"
+                )
+                resolution = gr.Slider(
+                    *RESOLUTIONS, RESOLUTIONS[0], step=32, label="Resolution", elem_id="resolution",
+                    info="Short side of the result, in pixels. Best at what the model was trained at.",
+                )  # fmt: skip
+                caption = gr.Textbox(
+                    label="Scene caption", placeholder="a narrow street between old houses", elem_id="caption",
+                    info="What the photograph shows; the degradation is added to it. May stay empty.",
+                )  # fmt: skip
+        with gr.Column(scale=32, min_width=280):
+            degradation = gr.Dropdown(
+                CHOICES, value=FIRST, label="Degradation", filterable=False, elem_id="degradation"
+            )
+            with gr.Group(elem_id="intensity"):
+                plot = gr.HTML(
+                    intensity_plot(FIRST, mu_typical, sigma_typical), js_on_load=CHOOSE_ON_CLICK, elem_id="plot"
+                )
+                mu = gr.Slider(
+                    *mu_range, mu_typical, step=0.001, label="μ", elem_id="mu", info="Mean of |clean − degraded|"
+                )
+                sigma = gr.Slider(
+                    *sigma_range, sigma_typical, step=0.001, label="σ", elem_id="sigma",
+                    info="Standard deviation of |clean − degraded|",
+                )  # fmt: skip
+                draw = gr.Button("Draw from real data", size="sm", elem_id="draw")
+            with gr.Row(elem_id="actions"):
+                generate_button = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate")
+                sweep_button = gr.Button("Sweep", min_width=60, elem_id="sweep")
+                cancel_button = gr.Button("Cancel", variant="stop", interactive=False, min_width=60, elem_id="cancel")
+        with gr.Column(scale=50, min_width=320):
+            compare = gr.ImageSlider(
+                label="Clean | degraded", type="pil", format="png", interactive=False, max_height=430, elem_id="result",
+                buttons=["fullscreen"],
+            )  # fmt: skip
+            status = gr.HTML("Choose a photograph, then Generate.", elem_id="status")
+            with gr.Row(elem_id="outcome"):
+                with gr.Column(min_width=150):
+                    table = gr.HTML(numbers(), elem_id="numbers")
+                    degraded_file = gr.DownloadButton(
+                        "Download degraded", size="sm", interactive=False, elem_id="download-degraded"
+                    )
+                    clean_file = gr.DownloadButton(
+                        "Download clean", size="sm", interactive=False, elem_id="download-clean"
+                    )
+                with gr.Column(min_width=150):
+                    map_image = gr.Image(
+                        label="Degradation map |clean − degraded|", format="png", height=180, interactive=False,
+                        elem_id="degradation-map", buttons=["fullscreen"],
+                    )  # fmt: skip
+                    key = gr.HTML("", elem_id="map-key")
+    figure = gr.Image(
+        label="Sweep", format="png", interactive=False, visible=False, elem_id="sweep-figure",
+        buttons=["download", "fullscreen"],
+    )  # fmt: skip
+
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **quick}
+    degradation.input(change_degradation, degradation, [mu, sigma, plot], **quick)
+    mu.change(**drawn)
+    sigma.change(**drawn)
+    draw.click(draw_intensity, degradation, [mu, sigma], **quick)
+    plot.click(chosen_on_plot, None, [mu, sigma], **quick)
+
+    buttons = [generate_button, sweep_button, cancel_button]
+    settings = [steps, guidance, image_guidance, resolution, caption]
+    slow = {
+        "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
+        "show_progress_on": status,
+    }  # fmt: skip
+
+    def generate_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
+        yield from run_generate(model, *values)
+
+    def sweep_clicked(*values: Any) -> Iterator[tuple[Any, Any]]:
+        yield from run_sweep(model, *values)
+
+    jobs = [
+        generate_button.click(
+            generate_clicked,
+            [photo, degradation, mu, sigma, seed, randomise, *settings],
+            [status, seed, compare, map_image, key, table, degraded_file, clean_file],
+            **slow,
+        ),
+        sweep_button.click(sweep_clicked, [photo, degradation, mu, sigma, seed, *settings], [status, figure], **slow),
+    ]
+    for button, job in zip(buttons, jobs, strict=False):
+        button.click(lambda: _buttons(running=True), None, buttons, **quick)
+        job.then(lambda: _buttons(running=False), None, buttons, **quick)
+    cancel_button.click(
+        lambda: ("Cancelled.", *_buttons(running=False)), None, [status, *buttons], cancels=jobs, **quick
+    )
+    _endpoint(model)
+
+    def own_settings() -> tuple[Any, ...]:
+        return model_settings(model)
+
+    demo.load(own_settings, None, [notice, steps, guidance, image_guidance, resolution], **quick)
+
+def model_settings(model: Model) -> tuple[Any, ...]:
+    """(notice of a model that cannot be loaded, the model's own steps, guidance scales and resolution)."""
+    try:
+        config = model.pipeline().config
+    except ValueError as error:
+        return gr.HTML(failure(error), visible=True), SKIP, SKIP, SKIP, SKIP
+    resolution = min(max(config.resolution, RESOLUTIONS[0]), RESOLUTIONS[1])
+    scales = config.guidance_scale, config.image_guidance_scale
+    return gr.HTML(visible=False), config.num_inference_steps, *scales, resolution
+
+def _buttons(running: bool) -> tuple[Any, Any, Any]:
+    return tuple(gr.Button(interactive=interactive) for interactive in (not running, not running, running))  # type: ignore[return-value]
+
+def _endpoint(model: Model) -> None:
+    """The named endpoint /degrade, for programs."""
+
+    def degrade(
+        image: str,
+        degradation: str = FIRST,
+        mu: float | None = None,
+        sigma: float | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float | None = None,
+        resolution: int | None = None,
+        caption: str = "",
+    ) -> Iterator[tuple[Any, ...]]:
+        """Degrade a photograph with a wanted intensity.
+
+        Only the image is required. degradation: haze, rain, snow, motion_blur, raindrop or low_light. mu and sigma:
+        mean and standard deviation of the degradation map |clean - degraded| (left out: typical ones). Settings that
+        are left out are the model's own. Returns the degraded image, the clean image aligned with it, the
+        degradation map in false colours, and JSON: asked and reached intensity, the seed, and the value that the
+        map's brightest colour stands for.
+        """
+        yield from run_endpoint(
+            model, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution, caption
+        )
+
+    with gr.Group(visible=False):
+        inputs = [
+            Photo(label="Photograph", type="filepath", image_mode=None),
+            gr.Dropdown(CHOICES, value=FIRST, label="Degradation", allow_custom_value=True),
+            gr.Number(label=f"Asked mu, 0 to {MU_MAX}", value=None),
+            gr.Number(label=f"Asked sigma, 0 to {SIGMA_MAX}", value=None),
+            gr.Number(label=f"Seed, 0 to {MAX_SEED}", value=0),
+            gr.Number(label="Steps", value=None),
+            gr.Number(label="Guidance scale", value=None),
+            gr.Number(label="Image guidance scale", value=None),
+            gr.Number(label="Resolution, {} to {}".format(*RESOLUTIONS), value=None),
+            gr.Textbox(label="Scene caption", value=""),
+        ]
+        outputs = [gr.Image(label=label, format="png") for label in ("Degraded", "Clean", "Degradation map")]
+        trigger = gr.Button("Degrade")
+        trigger.click(
+            degrade, inputs, [*outputs, gr.JSON(label="Asked and reached")],
+            api_name="degrade", concurrency_limit=1, concurrency_id="model",
+        )  # fmt: skip

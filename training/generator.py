@@ -1,0 +1,273 @@
+"""Trains a generator: python -m training.generator training/recipes/generator-compact.yaml --photos DIR --codec DIR
+
+The compact profile from random initialisation: simulated pairs are encoded once by the trained codec, then the UNet,
+the text encoder and the intensity projection learn to predict the bridge's residual. The result is a whole pipeline
+folder. Training runs in stages of growing image size, each of which starts from the averaged weights of the one before.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from gendeg.codec import PatchCodec
+from gendeg.intensity import IntensityProjection
+from gendeg.pipeline import GenDegPipeline, predict
+from gendeg.scheduler import BridgeScheduler
+from training.codec import to_model_range
+from training.loop import LoopSettings, read_recipe, train
+from training.pairs import PHRASES, SimulatedPairs, stored_pairs
+from training.photos import Photos
+from training.text import CAPTIONS, train_tokenizer
+
+# ---------------------------------------------------------------------------------------------------------- model
+
+
+class Generator(nn.Module):
+    """Everything that is trained, in one module: UNet, text encoder, intensity projection."""
+
+    def __init__(self, config: dict[str, Any], latent_channels: int, vocabulary: int, end_of_text: int):
+        super().__init__()
+        text = dict(config["text"])
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(vocab_size=vocabulary, eos_token_id=end_of_text, projection_dim=text["hidden_size"], **text)
+        )
+        tokens, width = text["max_position_embeddings"], text["hidden_size"]
+        self.intensity_projection = IntensityProjection(tokens=tokens, width=width)
+        self.unet = UNet2DConditionModel(
+            in_channels=2 * latent_channels,
+            out_channels=latent_channels,
+            cross_attention_dim=width,
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=tokens * width + 2 * latent_channels,
+            **config["unet"],
+        )
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        clean_latents: torch.Tensor,
+        tokens: torch.Tensor,
+        mu: torch.Tensor,
+        sigma: torch.Tensor,
+    ) -> torch.Tensor:
+        """Latents [B, C, h, w], timesteps, mu and sigma [B] (NaN: not given), token ids [B, L] to r / rho."""
+        text = self.text_encoder(tokens).last_hidden_state
+        return predict(self.unet, latents, timestep, clean_latents, self.intensity_projection(text, mu, sigma))
+
+
+# ----------------------------------------------------------------------------------------------------------- data
+
+
+class LatentPairs(Dataset):
+    """Endless training samples of encoded pairs; sample i depends on (seed, i) alone.
+
+    Args:
+        latents: from `encode_pairs`.
+        dropout: shares of samples that lose text and intensity, the image, all three, mu alone, sigma alone.
+        tokens: token ids [captions + 1, phrases, L]; the first caption is none.
+        null_tokens: token ids [L] of the empty prompt.
+    """
+
+    def __init__(
+        self,
+        latents: dict[str, torch.Tensor],
+        dropout: dict[str, float],
+        tokens: torch.Tensor,
+        null_tokens: torch.Tensor,
+        seed: int,
+    ):
+        self.latents, self.tokens, self.null_tokens, self.seed = latents, tokens, null_tokens, seed
+        self.dropped = list(dropout)
+        self.thresholds = np.cumsum(list(dropout.values()))
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        i = int(rng.integers(len(self.latents["mu"])))
+        clean, degraded = self.latents["clean"][i].float(), self.latents["degraded"][i].float()
+        mu, sigma = self.latents["mu"][i], self.latents["sigma"][i]
+        caption = int(rng.integers(len(self.tokens))) if rng.random() < 0.3 else 0
+        tokens = self.tokens[caption, self.latents["phrase"][i]]
+        kind = int(np.searchsorted(self.thresholds, rng.random(), side="right"))
+        drop = self.dropped[kind] if kind < len(self.dropped) else "nothing"
+        missing = torch.tensor(float("nan"))
+        return {
+            "clean": clean,
+            "degraded": degraded,
+            "condition": torch.zeros_like(clean) if drop in ("image", "all") else clean,
+            "tokens": self.null_tokens if drop in ("text_and_intensity", "all") else tokens,
+            "asked_mu": missing if drop in ("text_and_intensity", "all", "mu") else mu,
+            "asked_sigma": missing if drop in ("text_and_intensity", "all", "sigma") else sigma,
+            "mu": mu,
+            "sigma": sigma,
+            # Early times more often: there the network decides what the degradation will look like.
+            "time": torch.tensor(rng.random() ** 1.5, dtype=torch.float32),
+            "noise": torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)),
+        }
+
+
+@torch.no_grad()
+def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -> dict[str, torch.Tensor]:
+    """Encode stored pairs, or read what an earlier run encoded.
+
+    Returns:
+        clean, degraded: float16 [N, C, h, w]; mu, sigma: [N]; phrase: [N] index into PHRASES.
+    """
+    if file.exists():
+        return torch.load(file, weights_only=True, mmap=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    codec = codec.to(device)
+    encoded = {}
+    chunk = 64
+    for name in ("clean", "degraded"):
+        parts = []
+        for start in tqdm(range(0, len(arrays["mu"]), chunk), desc=f"encoding {name} images"):
+            images = torch.from_numpy(arrays[name][start : start + chunk]).to(device)
+            parts.append(codec.encode(to_model_range(images)).latents.half().cpu())
+        encoded[name] = torch.cat(parts)
+    encoded |= {name: torch.from_numpy(np.array(arrays[name])) for name in ("mu", "sigma")}
+    encoded["phrase"] = torch.from_numpy(np.array(arrays["phrase"])).long()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(encoded, file.with_suffix(".partial"))
+    file.with_suffix(".partial").rename(file)
+    codec.to("cpu")
+    return encoded
+
+
+# -------------------------------------------------------------------------------------------------------- process
+
+
+def fit_bridge(
+    codec: PatchCodec, latents: dict[str, torch.Tensor], noise_scale: tuple[float, float]
+) -> tuple[BridgeScheduler, torch.Tensor]:
+    """A scheduler that knows the residual's size in every channel, and the loss weight of every channel.
+
+    Channels are weighed by the square root of their residual's energy in pixels. The ones with the most energy (local
+    means: haze, darkness) get the lower noise scale, those at or below the median (patterns) the upper one.
+
+    Returns:
+        (the scheduler, weights [1, C, 1, 1] with mean 1).
+    """
+    some = slice(0, 4000)
+    residual = latents["degraded"][some].float() - latents["clean"][some].float()
+    rho = residual.square().mean((0, 2, 3)).sqrt()
+    energy = (rho * codec.unproject.weight.detach().flatten(1).norm(dim=0)).square()
+    low, high = noise_scale
+    position = ((energy / energy.median()).log() / (energy.max() / energy.median()).log()).clamp(0, 1)
+    scheduler = BridgeScheduler(
+        residual_std=[round(v, 5) for v in rho.tolist()],
+        noise_scale=[round(v, 3) for v in (high + (low - high) * position).tolist()],
+    )
+    weights = energy.sqrt()
+    return scheduler, (weights / weights.mean()).reshape(1, -1, 1, 1)
+
+
+class BridgeLoss:
+    """Weighted squared error of the predicted residual, and error of the intensity that it means.
+
+    Args:
+        weights: [1, C, 1, 1] per channel.
+        unproject: [192, C] linear part of the codec's decoder: latents to the pixels of a patch.
+        intensity_weight: of the second term.
+    """
+
+    def __init__(
+        self, scheduler: BridgeScheduler, weights: torch.Tensor, unproject: torch.Tensor, intensity_weight: float
+    ):
+        self.scheduler, self.weights, self.unproject = scheduler, weights, unproject
+        self.intensity_weight = intensity_weight
+
+    def __call__(
+        self, model: nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        scheduler, device = self.scheduler, batch["clean"].device
+        time = batch["time"] * scheduler.config.num_train_timesteps
+        noisy = scheduler.add_noise(batch["clean"], batch["degraded"], batch["noise"], time)
+        target = scheduler.target(batch["clean"], batch["degraded"])
+        output = model(
+            noisy, time, batch["condition"], batch["tokens"], batch["asked_mu"], batch["asked_sigma"]
+        ).float()
+        # Squared error grows with the square of the intensity; weak degradations must count too.
+        sample_weight = 0.1 / (batch["mu"] + batch["sigma"] + 0.05)
+        error = (self.weights.to(device) * (output - target).square()).mean((1, 2, 3))
+        reached, wanted = self._intensity(output), self._intensity(target)
+        off = (reached - wanted).abs().sum(1) * batch["time"]
+        loss = (sample_weight * error).mean() + self.intensity_weight * off.mean()
+        return loss, {"error": error.mean(), "intensity_error": off.mean()}
+
+    def _intensity(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Mean and deviation [B, 2] of the degradation map that a prediction of r / rho means, but for clipping."""
+        rho = self.scheduler.per_channel(self.scheduler.config.residual_std, prediction)
+        pixels = torch.einsum("pc,bchw->bphw", self.unproject.to(prediction), prediction * rho).abs().flatten(1) / 2
+        return torch.stack([pixels.mean(1), pixels.std(1)], dim=1)
+
+
+# ----------------------------------------------------------------------------------------------------------- main
+
+
+def main() -> None:
+    options = {"--codec": {"type": Path, "required": True, "help": "folder of the trained codec"}}
+    recipe, args = read_recipe(__doc__, options)
+    codec = PatchCodec.from_pretrained(args.codec).eval()
+    length = recipe["model"]["text"]["max_position_embeddings"]
+    tokenizer = train_tokenizer(length)
+    prompts = [f"{c}, {p}" if c else p for c in ["", *CAPTIONS] for p in PHRASES]
+    tokens = tokenizer(
+        [*prompts, ""], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    ).input_ids
+    null_tokens, tokens = tokens[-1], tokens[:-1].reshape(len(CAPTIONS) + 1, len(PHRASES), length)
+
+    torch.manual_seed(recipe["seed"])
+    model = Generator(recipe["model"], codec.config.latent_channels, len(tokenizer), tokenizer.eos_token_id)
+    scheduler = None
+    for number, stage in enumerate(recipe["stages"], 1):
+        name = f"{stage['size']}-{stage['pairs']}"
+        pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
+        arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / f"pairs-{name}", recipe["workers"])
+        latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt")
+        if scheduler is None:
+            scheduler, weights = fit_bridge(codec, latents, tuple(recipe["noise_scale"]))
+        loss = BridgeLoss(scheduler, weights, codec.unproject.weight.detach().flatten(1), recipe["intensity_weight"])
+        data = LatentPairs(latents, recipe["dropout"], tokens, null_tokens, recipe["seed"] + number)
+
+        def save(trained: nn.Module) -> None:
+            save_pipeline(trained, codec, tokenizer, scheduler, recipe["pipeline"], args.output / "pipeline")
+
+        train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
+        load_averaged(model, args.output / "pipeline")
+
+
+def save_pipeline(
+    model: Generator,
+    codec: PatchCodec,
+    tokenizer: Any,
+    scheduler: BridgeScheduler,
+    defaults: dict[str, Any],
+    folder: Path,
+) -> None:
+    """Write a whole pipeline folder, weights in float16."""
+    parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": codec}
+    parts |= {"intensity_projection": model.intensity_projection}
+    halves = {name: copy.deepcopy(part).half() for name, part in parts.items()}
+    GenDegPipeline(tokenizer=tokenizer, scheduler=scheduler, **halves, **defaults).save_pretrained(folder)
+
+
+def load_averaged(model: Generator, folder: Path) -> None:
+    """Put the weights of a pipeline folder back into the training module."""
+    pipeline = GenDegPipeline.from_pretrained(folder)
+    for name in ("unet", "text_encoder", "intensity_projection"):
+        getattr(model, name).load_state_dict({k: v.float() for k, v in getattr(pipeline, name).state_dict().items()})
+
+
+if __name__ == "__main__":
+    main()

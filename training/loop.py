@@ -1,0 +1,265 @@
+"""The one training loop: accelerate, EMA, warm-up and cosine decay, checkpoints, resume, progress bar, CSV log.
+
+A training script states its model, its data and its loss; everything else happens here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What a recipe's `loop` section may say.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: samples per optimiser step, over all processes and accumulation steps together.
+        learning_rate: after `warmup_steps`; decays to a twentieth by a cosine.
+        ema_decay: of the averaged weights, which are the ones saved; warmed up as (1 + n) / (10 + n).
+        clip_norm: gradients are scaled down to this norm.
+        checkpoint_every, log_every: in steps.
+        workers: processes that prepare data (0: in the training process).
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    ema_decay: float = 0.9999
+    clip_norm: float = 1.0
+    gradient_accumulation: int = 1
+    checkpoint_every: int = 1000
+    log_every: int = 50
+    workers: int = 0
+    seed: int = 0
+
+
+class Progress:
+    """The step counter, in the form that accelerate saves and restores."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
+
+
+def train(
+    model: nn.Module,
+    loss: Callable[[nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    data: Dataset,
+    settings: LoopSettings,
+    output: str | Path,
+    save: Callable[[nn.Module], None],
+    parameter_groups: list[dict[str, Any]] | None = None,
+) -> None:
+    """Train `model`, or go on with the training that `output` holds.
+
+    Args:
+        model: everything that is trained, in one module.
+        loss: (model, batch) -> (loss, further numbers to log).
+        data: endless indexed samples; step n takes samples [n * batch_size, (n + 1) * batch_size), so that a resumed
+            run, or one on more processes, sees the same ones.
+        save: called with the model holding the averaged weights at every checkpoint and at the end.
+        parameter_groups: as an optimiser takes them, with `scale` in place of `lr`: a factor on the learning rate.
+    """
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    cuda = torch.cuda.is_available()
+    accelerator = Accelerator(
+        mixed_precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "no",
+        gradient_accumulation_steps=settings.gradient_accumulation,
+    )
+    set_seed(settings.seed)
+    share = accelerator.num_processes * settings.gradient_accumulation
+    if settings.batch_size % share:
+        raise ValueError(f"batch_size {settings.batch_size} does not divide among {share} processes and accumulations.")
+    groups = parameter_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    groups = [{"params": g["params"], "lr": settings.learning_rate * g.get("scale", 1.0)} for g in groups]
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, betas=(0.9, 0.99), fused=cuda)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
+    progress = Progress()
+    ema = EMAModel(model.parameters(), decay=settings.ema_decay)
+    ema.to(accelerator.device)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.register_for_checkpointing(progress, ema, schedule)
+    _resume(accelerator, output)
+
+    def checkpoint() -> None:
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            shutil.rmtree(output / "checkpoint.partial", ignore_errors=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(output / "checkpoint.partial"))
+        if accelerator.is_main_process:
+            # The old checkpoint goes only when the new one is whole; _resume knows both names.
+            shutil.rmtree(output / "checkpoint.previous", ignore_errors=True)
+            if (output / "checkpoint").exists():
+                (output / "checkpoint").rename(output / "checkpoint.previous")
+            (output / "checkpoint.partial").rename(output / "checkpoint")
+            shutil.rmtree(output / "checkpoint.previous", ignore_errors=True)
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+            save(model)
+            ema.restore(model.parameters())
+        accelerator.wait_for_everyone()
+
+    indices = range(
+        progress.step * settings.batch_size + accelerator.process_index,
+        settings.steps * settings.batch_size,
+        accelerator.num_processes,
+    )
+    loader = DataLoader(
+        data,
+        batch_size=settings.batch_size // share,
+        sampler=indices,
+        num_workers=settings.workers,
+        persistent_workers=settings.workers > 0,
+        pin_memory=cuda,
+    )
+    log = _Log(output / "log.csv", progress.step, enabled=accelerator.is_main_process)
+    bar = tqdm(
+        total=settings.steps,
+        initial=progress.step,
+        desc=output.name,
+        unit="step",
+        disable=not accelerator.is_main_process,
+    )
+    prepared.train()
+    with _Interruption() as interruption:
+        for batch in loader:
+            batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            with accelerator.accumulate(prepared):
+                with accelerator.autocast():
+                    value, numbers = loss(prepared, batch)
+                accelerator.backward(value)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            log.add(loss=value, **numbers)
+            if not accelerator.sync_gradients:
+                continue
+            schedule.step()
+            ema.step(model.parameters())
+            progress.step += 1
+            bar.update()
+            if progress.step % settings.log_every == 0:
+                row = log.write(progress.step, settings.batch_size, schedule.get_last_lr()[0])
+                bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate")})
+            if progress.step % settings.checkpoint_every == 0 or interruption.asked:
+                checkpoint()
+            if interruption.asked:
+                raise SystemExit(f"Stopped at step {progress.step}; the same command goes on from there.")
+    bar.close()
+    checkpoint()
+
+
+def _learning_rate_factor(step: int, settings: LoopSettings) -> float:
+    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    done = min(1.0, step / settings.steps)
+    return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _resume(accelerator: Accelerator, output: Path) -> None:
+    for name in ("checkpoint", "checkpoint.previous"):
+        if (output / name).is_dir():
+            accelerator.load_state(str(output / name))
+            return
+
+
+class _Interruption:
+    """Turns Ctrl-C and termination into a question that the loop asks between steps."""
+
+    def __enter__(self) -> _Interruption:
+        self.asked = False
+        self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class _Log:
+    """A CSV file of averages since the last row; a resumed run drops the rows it is about to write again."""
+
+    def __init__(self, file: Path, step: int, enabled: bool):
+        self.file, self.enabled = file, enabled
+        self.sums: dict[str, torch.Tensor] = {}
+        self.count, self.started, self.last_step = 0, time.monotonic(), step
+        if enabled and file.exists():
+            with file.open(newline="") as handle:
+                header, *rows = list(csv.reader(handle)) or [[]]
+            with file.open("w", newline="") as handle:
+                csv.writer(handle).writerows([header, *(row for row in rows if int(row[0]) <= step)])
+
+    def add(self, **numbers: torch.Tensor) -> None:
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.count += 1
+
+    def write(self, step: int, batch_size: int, learning_rate: float) -> dict[str, float]:
+        seconds = time.monotonic() - self.started
+        row = {"step": step} | {name: float(value) / self.count for name, value in self.sums.items()}
+        row |= {"learning_rate": learning_rate, "samples_per_second": (step - self.last_step) * batch_size / seconds}
+        self.sums, self.count, self.started, self.last_step = {}, 0, time.monotonic(), step
+        if self.enabled:
+            new = not self.file.exists()
+            with self.file.open("a", newline="") as handle:
+                writer = csv.DictWriter(handle, fieldnames=list(row))
+                if new:
+                    writer.writeheader()
+                writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
+        return row
+
+
+def read_recipe(
+    description: str, options: dict[str, dict[str, Any]] | None = None
+) -> tuple[dict[str, Any], argparse.Namespace]:
+    """The command line that every training script has: a recipe, where photographs are, where results go.
+
+    Args:
+        description: for --help.
+        options: further options, name -> arguments of `add_argument`.
+
+    Returns:
+        (the recipe, the parsed arguments).
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="YAML file, see training/recipes")
+    parser.add_argument("--photos", type=Path, help="folder of clean photographs (default: procedural scenes)")
+    parser.add_argument("--output", type=Path, help="where checkpoints and the model go (default: runs/<recipe>)")
+    for name, arguments in (options or {}).items():
+        parser.add_argument(name, **arguments)
+    args = parser.parse_args()
+    if not args.recipe.is_file():
+        parser.error(f"there is no recipe {args.recipe}")
+    args.output = args.output or Path("runs") / args.recipe.stem
+    return yaml.safe_load(args.recipe.read_text()), args

@@ -1,0 +1,78 @@
+"""Clean photographs to train on: crops from a folder of images, or procedural scenes where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from training.scenes import draw_scene
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+# The scale the models know: degradations look as they do on a photograph whose short side has so many pixels.
+SHORT_SIDE = 256
+
+
+class Photos:
+    """An indexed source of clean images; index and seed decide all that is random.
+
+    Args:
+        folder: searched recursively; None draws procedural scenes instead.
+
+    Raises:
+        ValueError: if the folder does not exist or holds no image.
+    """
+
+    def __init__(self, folder: str | Path | None = None):
+        self.files: list[Path] = []
+        if folder is None:
+            return
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            raise ValueError(
+                f"There is no folder {folder}. Name a folder of photographs, or none for procedural scenes."
+            )
+        self.files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+        if not self.files:
+            raise ValueError(f"No images in {folder} (looked for {', '.join(sorted(SUFFIXES))}).")
+
+    def random_crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """A random square of a random photograph, at about its natural scale, flipped half of the time.
+
+        Returns:
+            uint8 array [size, size, 3], RGB.
+        """
+        if not self.files:
+            scene = draw_scene(max(size, SHORT_SIDE), rng)
+            return _random_window(scene, size, rng)
+        image = load_image(self.files[rng.integers(len(self.files))])
+        short_side = max(size, round(SHORT_SIDE * rng.uniform(1.0, 1.2)))
+        image = resize_short_side(image, short_side)
+        if rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        return _random_window(np.asarray(image), size, rng)
+
+
+def load_image(file: str | Path) -> Image.Image:
+    """Open an image upright and in RGB."""
+    with Image.open(file) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:
+    """Resize so that the shorter side has `short_side` pixels, keeping the aspect ratio."""
+    scale = short_side / min(image.size)
+    width, height = (max(short_side, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def centre_square(file: str | Path, size: int) -> np.ndarray:
+    """The evaluation crop: short side resized to `size`, centre square. uint8 array [size, size, 3]."""
+    return np.asarray(ImageOps.fit(load_image(file), (size, size), Image.Resampling.LANCZOS))
+
+
+def _random_window(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    top = rng.integers(image.shape[0] - size + 1)
+    left = rng.integers(image.shape[1] - size + 1)
+    return image[top : top + size, left : left + size]

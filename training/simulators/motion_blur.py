@@ -1,0 +1,142 @@
+"""What does a camera that moves during the exposure record? The scene, summed along its path over the sensor.
+
+The image is convolved, in linear light, with the path of the camera during the exposure: straight for a pan or a ride,
+irregular for a hand (Boracchi and Foi, "Modeling the performance of image restoration from motion blur", TIP 2012).
+Strength scales the path. Its time average lies at the origin, so that the scene stays where it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from training.simulators.fields import fractal_noise, log_uniform, uniform
+from training.simulators.light import to_display, to_linear
+
+Render = Callable[[torch.Tensor], torch.Tensor]
+
+# Farthest that a path goes from its centre at strength 1, in pixels: kernels are up to 41 pixels wide.
+_REACH = 20
+_INSTANTS = 96
+
+
+def linear_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
+    """The camera moves along a straight line, at a speed that may change during the exposure.
+
+    Args:
+        clean: [B, 3, H, W] in [0, 1].
+        generator: CPU generator.
+
+    Returns:
+        render(strength [B] in [0, 1]) -> [B, 3, H, W] in [0, 1].
+    """
+    return _uniform_blur(clean, _straight_path(clean.shape[0], generator))
+
+
+def camera_shake(clean: torch.Tensor, generator: torch.Generator) -> Render:
+    """The camera shakes in the hand: an irregular smooth path.
+
+    Args and returns: as `linear_blur`.
+    """
+    return _uniform_blur(clean, _shaken_path(clean.shape[0], generator))
+
+
+def uneven_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
+    """Parallax or a moving subject: some parts of the scene move more than others, along the same path.
+
+    Args and returns: as `linear_blur`.
+    """
+    batch, _, height, width = clean.shape
+    straight, shaken = _straight_path(batch, generator), _shaken_path(batch, generator)
+    path = torch.where(torch.rand(batch, 1, 1, generator=generator) < 0.5, straight, shaken)
+    slower = uniform(batch, 0.1, 0.6, generator)
+    region = fractal_noise(batch, height, width, generator, scale=log_uniform(batch, 80, 300, generator), octaves=2)
+    region = region - uniform(batch, -1.2, 0.5, generator)[:, None, None, None]
+    region = torch.sigmoid(region / 0.15).to(clean)
+    convolve = _convolver(clean)
+
+    def render(strength: torch.Tensor) -> torch.Tensor:
+        fast = convolve(path, strength)
+        slow = convolve(path, strength * slower.to(strength))
+        return to_display(torch.lerp(slow, fast, region))
+
+    return render
+
+
+def _uniform_blur(clean: torch.Tensor, path: torch.Tensor) -> Render:
+    convolve = _convolver(clean)
+
+    def render(strength: torch.Tensor) -> torch.Tensor:
+        return to_display(convolve(path, strength))
+
+    return render
+
+
+def _straight_path(batch: int, generator: torch.Generator) -> torch.Tensor:
+    """[B, instants, 2]: a line in a random direction, at constant or increasing speed."""
+    time = torch.linspace(0, 1, _INSTANTS)[None]
+    along = time ** uniform(batch, 1.0, 1.6, generator)[:, None]
+    angle = uniform(batch, 0.0, 2 * math.pi, generator)[:, None]
+    return _fit(torch.stack([along * angle.sin(), along * angle.cos()], dim=2))
+
+
+def _shaken_path(batch: int, generator: torch.Generator) -> torch.Tensor:
+    """[B, instants, 2]: a drift with a tremor, whose amplitudes fall with frequency."""
+    time = torch.linspace(0, 1, _INSTANTS)
+    drift = torch.randn(batch, 1, 2, generator=generator) * time[None, :, None]
+    frequency = torch.arange(1, 6) / 2  # cycles per exposure
+    phase = 2 * math.pi * torch.rand(batch, 1, 2, 5, generator=generator)
+    waves = torch.sin(2 * math.pi * frequency * time[:, None, None] + phase)  # [B, instants, 2, 5]
+    decay = uniform(batch, 1.0, 2.0, generator)[:, None, None, None]
+    amplitude = torch.randn(batch, 1, 2, 5, generator=generator) * (2 * frequency) ** -decay
+    return _fit(drift + 0.6 * (amplitude * waves).sum(3))
+
+
+def _fit(path: torch.Tensor) -> torch.Tensor:
+    """Move the time average of paths [B, instants, 2] to the origin and scale them to the reach."""
+    path = path - path.mean(1, keepdim=True)
+    return _REACH * path / path.norm(dim=2, keepdim=True).amax(1, keepdim=True).clamp(min=1e-6)
+
+
+def _convolver(clean: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """convolve(path [B, instants, 2], strength [B]): the light [B, 3, H, W] of the image moved along strength * path.
+
+    The image is mirrored at its borders and transformed once; each call costs one transform of the kernel and one back.
+    """
+    height, width = clean.shape[-2:]
+    light = F.pad(to_linear(clean), (_REACH,) * 4, mode="reflect")
+    # Even lengths of small factors transform fastest; what is added wraps around but stays out of reach.
+    size = [_fast_length(n) for n in light.shape[-2:]]
+    spectrum = torch.fft.rfft2(light, s=size)
+    offsets = torch.arange(-_REACH, _REACH + 1, device=clean.device)
+
+    def convolve(path: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+        position = path.to(clean) * strength.to(clean)[:, None, None]
+        # Each instant lands on the four pixels around it, in proportion to nearness.
+        weight = (1 - (position[..., None] - offsets).abs()).clamp(min=0)  # [B, instants, 2, K]
+        kernel = weight[:, :, 0].transpose(1, 2) @ weight[:, :, 1] / _INSTANTS  # [B, K, K]
+        response = torch.fft.rfft2(kernel[:, None], s=size)
+        moved = torch.fft.irfft2(spectrum * response, s=size)
+        # The kernel's centre lies at (reach, reach), which shifts the result by as much beyond the padding.
+        return moved[..., 2 * _REACH : 2 * _REACH + height, 2 * _REACH : 2 * _REACH + width]
+
+    return convolve
+
+
+def _fast_length(length: int) -> int:
+    """The smallest even number from `length` on whose prime factors are 2, 3 and 5."""
+    length += length % 2
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 2
+
+
+SIMULATORS = {"linear_blur": linear_blur, "camera_shake": camera_shake, "uneven_blur": uneven_blur}
