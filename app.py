@@ -14,7 +14,7 @@ from gendeg.jobs import Model
 from gendeg.tab import CSS, degrade_tab
 
 ABOUT = """# GenDeg
-Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, as strongly as you ask.
+Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for.
 """
 SYSTEM_FONTS = ("system-ui", "sans-serif")
 
@@ -22,7 +22,7 @@ SYSTEM_FONTS = ("system-ui", "sans-serif")
 def build() -> gr.Blocks:
     """The whole page, not yet served."""
     model = Model(os.environ.get("GENDEG_MODEL", "compact"))
-    with gr.Blocks(title="GenDeg", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+    with gr.Blocks(title="GenDeg", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         gr.Markdown(ABOUT, elem_id="title")
         with gr.Tab("Degrade"):
             degrade_tab(demo, model)

@@ -43,20 +43,63 @@ class Degradation:
 DEGRADATIONS: dict[str, Degradation] = {
     d.name: d
     for d in (
-        Degradation("haze", "Haze", "in hazy conditions", True, (0.030, 0.265), (0.020, 0.192), (0.107, 0.067), (0.02, 0.30)),
         Degradation(
-            "rain", "Rain", "in rainy conditions", False, (0.008, 0.271), (0.011, 0.167), (0.074, 0.064), (0.005, 0.30),
+            "haze", "Haze", "in hazy conditions", True, (0.030, 0.265), (0.020, 0.192), (0.107, 0.067), (0.02, 0.30)
+        ),
+        Degradation(
+            "rain",
+            "Rain",
+            "in rainy conditions",
+            False,
+            (0.008, 0.271),
+            (0.011, 0.167),
+            (0.074, 0.064),
+            (0.005, 0.30),
             (("ORD", "in rainy and hazy conditions"),),
         ),
         Degradation(
-            "snow", "Snow", "in snowy conditions", False, (0.003, 0.238), (0.020, 0.142), (0.057, 0.070), (0.003, 0.30),
+            "snow",
+            "Snow",
+            "in snowy conditions",
+            False,
+            (0.003, 0.238),
+            (0.020, 0.142),
+            (0.057, 0.070),
+            (0.003, 0.30),
             (("CSD", "in snowy and hazy conditions"),),
         ),
-        Degradation("motion_blur", "Motion blur", "in blurry conditions", True, (0.003, 0.079), (0.005, 0.095), (0.030, 0.045), (0.003, 0.12)),
-        Degradation("raindrop", "Raindrops", "with raindrops in it", True, (0.008, 0.134), (0.023, 0.142), (0.030, 0.086), (0.005, 0.20)),
-        Degradation("low_light", "Low light", "in low-light conditions", False, (0.036, 0.282), (0.023, 0.255), (0.200, 0.145), (0.03, 0.45)),
+        Degradation(
+            "motion_blur",
+            "Motion blur",
+            "in blurry conditions",
+            True,
+            (0.003, 0.079),
+            (0.005, 0.095),
+            (0.030, 0.045),
+            (0.003, 0.12),
+        ),
+        Degradation(
+            "raindrop",
+            "Raindrops",
+            "with raindrops in it",
+            True,
+            (0.008, 0.134),
+            (0.023, 0.142),
+            (0.030, 0.086),
+            (0.005, 0.20),
+        ),
+        Degradation(
+            "low_light",
+            "Low light",
+            "in low-light conditions",
+            False,
+            (0.036, 0.282),
+            (0.023, 0.255),
+            (0.200, 0.145),
+            (0.03, 0.45),
+        ),
     )
-}  # fmt: skip
+}
 
 
 def get_degradation(name: str) -> Degradation:

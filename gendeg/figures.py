@@ -22,7 +22,7 @@ _FIRE = np.array(
 _PALE, _DEEP = np.array([199, 219, 240]), np.array([8, 48, 107])  # rare and common real intensities
 
 # Of the plot, in its own units: size, and where the axes lie.
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 340, 224, 46, 332, 8, 184
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 340, 232, 50, 334, 8, 192
 
 
 def slider_range(degradation: str) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -45,6 +45,7 @@ def intensity_plot(degradation: str, mu: float, sigma: float) -> str:
   aria-label="Real intensities of {label}, and the chosen one: mu {mu:.3f}, sigma {sigma:.3f}"
   data-left="{_LEFT}" data-right="{_RIGHT}" data-top="{_TOP}" data-bottom="{_BOTTOM}"
   data-mu-low="{mu_low}" data-mu-high="{mu_high}" data-sigma-low="{sigma_low}" data-sigma-high="{sigma_high}">
+<rect class="ground" x="{_LEFT}" y="{_TOP}" width="{_RIGHT - _LEFT}" height="{_BOTTOM - _TOP}"/>
 {_plot_base(degradation)}
 <g class="chosen"><path d="M{x:.1f} {_TOP}V{_BOTTOM}M{_LEFT} {y:.1f}H{_RIGHT}"/>
 <circle cx="{x:.1f}" cy="{y:.1f}" r="6"/></g></svg>"""
@@ -82,7 +83,7 @@ def _plot_base(degradation: str) -> str:
         parts.append(f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
     middle_x, middle_y = (_LEFT + _RIGHT) / 2, (_TOP + _BOTTOM) / 2
     parts.append(f'<text x="{middle_x}" y="{_HEIGHT - 5}" text-anchor="middle">μ, mean of the degradation map</text>')
-    parts.append(f'<text transform="translate(11 {middle_y}) rotate(-90)" text-anchor="middle">σ, its deviation</text>')
+    parts.append(f'<text transform="translate(11 {middle_y}) rotate(-90)" text-anchor="middle">σ, its standard deviation</text>')
     return "\n".join(parts)
 
 
@@ -114,8 +115,8 @@ def sweep_figure(rows: list[list[Result]], tile: int = 260) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     label = get_degradation(first.request.degradation).label
     titles = (
-        f"{label}: mu rises, sigma is asked to stay at {rows[0][0].request.sigma:.3f}",
-        f"{label}: sigma rises, mu is asked to stay at {rows[1][0].request.mu:.3f}",
+        f"{label}: mu rises, sigma stays at {rows[0][0].request.sigma:.3f}",
+        f"{label}: sigma rises, mu stays at {rows[1][0].request.mu:.3f}",
     )
     for index, (row, row_title) in enumerate(zip(rows, titles, strict=True)):
         top = index * row_height

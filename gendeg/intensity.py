@@ -43,8 +43,8 @@ def to_bin(value: torch.Tensor, maximum: float) -> torch.Tensor:
         ValueError: for a negative value or one that is not a number.
     """
     value = torch.as_tensor(value, dtype=torch.float64)
-    if not bool((value >= 0).all()):
-        raise ValueError("An intensity (mu or sigma) must be a number of at least 0.")
+    if not bool(((value >= 0) & value.isfinite()).all()):
+        raise ValueError("An intensity (mu or sigma) must be a finite number of at least 0.")
     # Single precision rounds a bin edge by up to 128 * 2**-24 = 7.6e-6 bins: without the slack, one bin too low.
     return (value / maximum * NUM_BINS + 1e-5).floor().clamp(max=NUM_BINS - 1).long()
 

@@ -177,7 +177,7 @@ class GenDegPipeline(DiffusionPipeline):
 
         clean = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, self.unet.dtype)
         clean_latents = self.encode(clean)
-        context = self.encode_context([_join(p, phrase or degradation.phrase) for p in prompts], mus, sigmas)
+        context = self.encode_context([self.prompt(p, phrase or degradation.phrase) for p in prompts], mus, sigmas)
         null_context = self.encode_context([""] * len(images), None, None)
         latents = self.denoise(
             clean_latents, context, null_context, steps, text_scale, image_scale, generator, callback_on_step_end
@@ -221,6 +221,17 @@ class GenDegPipeline(DiffusionPipeline):
         """Latents, scaled as the network sees them, to float32 images [B, 3, H, W] in [0, 1], padding included."""
         images = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    def prompt(self, caption: str | None, phrase: str) -> str:
+        """ "<caption>, <phrase>", the caption cut short where the text encoder could not take the whole."""
+        caption = (caption or "").strip().rstrip(",.")
+        if not caption:
+            return phrase
+        tokens = self.tokenizer(caption, add_special_tokens=False).input_ids
+        room = self.tokenizer.model_max_length - len(self.tokenizer(f", {phrase}").input_ids)
+        if len(tokens) > room:
+            caption = self.tokenizer.decode(tokens[:room]).strip()
+        return f"{caption}, {phrase}"
 
     def encode_context(
         self, prompts: list[str], mu: list[float | None] | None, sigma: list[float | None] | None
@@ -330,11 +341,6 @@ def _per_image(value: Any, count: int, name: str) -> list[Any]:
     if len(values) != count:
         raise ValueError(f"There are {count} images but {len(values)} values of {name}.")
     return values
-
-
-def _join(caption: str | None, phrase: str) -> str:
-    caption = (caption or "").strip().rstrip(",.")
-    return f"{caption}, {phrase}" if caption else phrase
 
 
 def _convert(images: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:

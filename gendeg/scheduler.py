@@ -28,6 +28,11 @@ class BridgeSchedulerOutput(BaseOutput):
     pred_original_sample: torch.Tensor
 
 
+def bridge_times(position: torch.Tensor) -> torch.Tensor:
+    """Position in a sampling run, uniform in [0, 1], to time; training draws its times in the same way."""
+    return torch.sin(position * (torch.pi / 2)) ** 2
+
+
 class BridgeScheduler(SchedulerMixin, ConfigMixin):
     """Diffusion bridge from clean to degraded latents.
 
@@ -35,8 +40,6 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         residual_std: rho, one number or one per latent channel.
         noise_scale: s, one number or one per latent channel. Patterns want noise, global changes want little.
         num_train_timesteps: the network is told t * num_train_timesteps.
-        time_power: sampling times are (i / n) ** time_power. Early steps must be short: with long ones the network
-            would meet less noise than its training promised for the residual it has found so far.
     """
 
     order = 1
@@ -47,25 +50,27 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         residual_std: float | list[float] = 1.0,
         noise_scale: float | list[float] = 1.0,
         num_train_timesteps: int = 1000,
-        time_power: float = 2.0,
     ):
         self.init_noise_sigma = 1.0
         self.set_timesteps(8)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Lay out the times of a sampling run; `timesteps` holds those at which the network is asked."""
+        """Lay out the times of a sampling run, sin^2(pi / 2 i / n); `timesteps` holds those the network is asked at.
+
+        Short first steps, since otherwise the network would meet less noise than its training promised for the residual
+        it has found so far; short last ones, since what is still noise at the last step comes out blurred.
+        """
         if num_inference_steps < 1:
             raise ValueError("The number of steps must be at least 1.")
-        times = torch.linspace(0, 1, num_inference_steps + 1, dtype=torch.float64) ** self.config.time_power
+        times = bridge_times(torch.linspace(0, 1, num_inference_steps + 1, dtype=torch.float64))
         self.num_inference_steps = num_inference_steps
         self._times = times.tolist()
         self.timesteps = (times[:-1] * self.config.num_train_timesteps).float().to(device)
-        self._noise: torch.Tensor | None = None
         self._index = 0
 
     def begin(self, clean_latents: torch.Tensor) -> torch.Tensor:
         """Where sampling starts: at the clean latents [B, C, h, w] themselves, which are remembered for `step`."""
-        self._clean, self._noise, self._index = clean_latents, None, 0
+        self._clean, self._index = clean_latents, 0
         return clean_latents
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
@@ -75,10 +80,9 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         """A configured number, or list of one per channel, shaped to multiply [B, C, h, w]."""
         return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
 
-    def noise_std(self, t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """s sqrt(t (1 - t)) rho for times t [B] in [0, 1]: [B, C, 1, 1]."""
-        s_rho = self.per_channel(self.config.noise_scale, like) * self.per_channel(self.config.residual_std, like)
-        return s_rho * (t * (1 - t)).clamp(min=0).sqrt().to(like).reshape(-1, 1, 1, 1)
+    def _noise_size(self, like: torch.Tensor) -> torch.Tensor:
+        """s rho, shaped to multiply [B, C, h, w]."""
+        return self.per_channel(self.config.noise_scale, like) * self.per_channel(self.config.residual_std, like)
 
     def target(self, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
         """What the network learns to predict: r / rho."""
@@ -92,8 +96,8 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         self, clean: torch.Tensor, degraded: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
         """z_t for latents and noise [B, C, h, w] and timesteps [B] in [0, num_train_timesteps]."""
-        t = timesteps.to(clean) / self.config.num_train_timesteps
-        return clean + t.reshape(-1, 1, 1, 1) * (degraded - clean) + self.noise_std(t, clean) * noise
+        t = (timesteps.to(clean) / self.config.num_train_timesteps).reshape(-1, 1, 1, 1)
+        return clean + t * (degraded - clean) + self._noise_size(clean) * (t * (1 - t)).clamp(min=0).sqrt() * noise
 
     def step(
         self,
@@ -103,22 +107,17 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         return_dict: bool = True,
     ) -> BridgeSchedulerOutput | tuple[torch.Tensor]:
-        """Move `sample` from the current time to the next; call once per entry of `timesteps`, in order.
+        """Move `sample` from the current time t to the next, t'; call once per entry of `timesteps`, in order.
 
-        The noise is drawn once, at the first step, and then carried along: what the prediction leaves unexplained of
-        the sample is that noise.
+        Given where it is and where it is thought to end, a bridge's next position is normal (I2SB, Equation 4):
+        mean z + (t' - t) / (1 - t) (z_degraded - z), deviation s rho sqrt((t' - t) (1 - t') / (1 - t)).
         """
         now, then = self._times[self._index], self._times[self._index + 1]
         degraded = self.predicted(model_output, self._clean)
-        time = torch.full((sample.shape[0],), now, dtype=torch.float64, device=sample.device)
-        if self._index == 0:
+        result = sample + (then - now) / (1 - now) * (degraded - sample)
+        if then < 1:
             noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-        else:
-            unexplained = sample - self._clean - now * (degraded - self._clean)
-            noise = unexplained / self.noise_std(time, sample)
-        result = (
-            self._clean + then * (degraded - self._clean) + self.noise_std(torch.full_like(time, then), sample) * noise
-        )
+            result = result + self._noise_size(sample) * ((then - now) * (1 - then) / (1 - now)) ** 0.5 * noise
         self._index += 1
         if not return_dict:
             return (result,)

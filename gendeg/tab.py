@@ -7,8 +7,11 @@ leaves its component as it is.
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +32,8 @@ EXAMPLES = [
 ]
 FIRST = next(iter(DEGRADATIONS))
 CHOICES = [(degradation.label, name) for name, degradation in DEGRADATIONS.items()]
-GUIDANCE = (
-    "How strictly to follow degradation and intensity. 1: no guidance, one evaluation of the network per step; the "
-    "compact model is made for that. The paper's model: 7.5."
-)
-IMAGE_GUIDANCE = (
-    "How strictly to keep to the photograph. 1: no guidance. The paper's model: 1.5; more keeps more of the scene, "
-    "less lets the degradation change it."
-)
+GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
+IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
 # A click on the plot chooses the intensity under it.
 CHOOSE_ON_CLICK = """
 element.addEventListener('click', (event) => {
@@ -50,6 +47,7 @@ element.addEventListener('click', (event) => {
 });
 """
 SKIP = gr.skip()
+CANCELLED = "Cancelled."
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 
 
@@ -94,17 +92,19 @@ def chosen_on_plot(event: gr.EventData) -> tuple[float, float]:
 
 def run_generate(
     model: Model,
+    cancelled: threading.Event,
+    randomise: bool,
     photo: str | None,
     degradation: str,
     mu: float,
     sigma: float,
     seed: Any,
-    randomise: bool,
     *settings: Any,
 ) -> Iterator[tuple[Any, ...]]:
     """Degrade one photograph.
 
     Args:
+        cancelled: once it is set, the work stops at its next step.
         settings: steps, guidance scale, image guidance scale, resolution, caption.
 
     Yields:
@@ -116,8 +116,10 @@ def run_generate(
         request = read_request(photo, degradation, mu, sigma, seed, *settings)
         yield progress(None), seed, None, None, "", numbers(mu, sigma), *[gr.DownloadButton(interactive=False)] * 2
         clean = None
-        for event in generate(model, request):
-            if isinstance(event, Step):
+        for event in until(cancelled, generate(model, request)):
+            if event is CANCELLED:
+                yield CANCELLED, *[SKIP] * 7
+            elif isinstance(event, Step):
                 images = SKIP
                 if event.preview is not None:
                     clean = clean or request.photo.resize(event.preview.size, Image.Resampling.LANCZOS)
@@ -139,25 +141,34 @@ def run_generate(
             else:
                 yield (SKIP,) * 8
     except ValueError as error:
+        gr.Warning(escape(str(error)))
         yield failure(error), *[SKIP] * 7
-        raise gr.Error(str(error), print_exception=False) from error
 
 
 def run_sweep(
-    model: Model, photo: str | None, degradation: str, mu: float, sigma: float, seed: Any, *settings: Any
+    model: Model,
+    cancelled: threading.Event,
+    photo: str | None,
+    degradation: str,
+    mu: float,
+    sigma: float,
+    seed: Any,
+    *settings: Any,
 ) -> Iterator[tuple[Any, Any]]:
-    """Render the figure of rising mu and rising sigma. Yields (status, figure)."""
+    """Render the figure of rising mu and rising sigma. Arguments as above. Yields (status, figure)."""
     try:
         request = read_request(photo, degradation, mu, sigma, seed, *settings)
         yield progress(None), SKIP
-        for event in sweep(model, request):
-            if isinstance(event, list):
+        for event in until(cancelled, sweep(model, request)):
+            if event is CANCELLED:
+                yield CANCELLED, SKIP
+            elif isinstance(event, list):
                 yield f"Done: the sweep is below, seed {seed}.", gr.Image(sweep_figure(event), visible=True)
             else:
                 yield SKIP if event is None else progress(event), SKIP
     except ValueError as error:
+        gr.Warning(escape(str(error)))
         yield failure(error), SKIP
-        raise gr.Error(str(error), print_exception=False) from error
 
 
 def run_endpoint(
@@ -200,6 +211,16 @@ def run_endpoint(
         raise gr.Error(str(error), print_exception=False) from error
 
 
+def until(cancelled: threading.Event, events: Iterator[Any]) -> Iterator[Any]:
+    """What a job reports, until it is cancelled; then CANCELLED, and the job is stopped."""
+    with closing(events):
+        for event in events:
+            if cancelled.is_set():
+                yield CANCELLED
+                return
+            yield event
+
+
 _folders: deque[tempfile.TemporaryDirectory] = deque(maxlen=8)  # Gradio copies what it serves; the oldest are deleted
 
 
@@ -218,14 +239,14 @@ def save_pngs(images: dict[str, Image.Image]) -> list[str]:
 def progress(step: Step | None) -> str:
     """Status line of a running job; None: it has not come to its first step."""
     if step is None:
-        return "Starting…<progress></progress>"
-    return f'Step {step.done} of {step.total}<progress value="{step.done}" max="{step.total}"></progress>'
+        return 'Starting…<div class="bar"></div>'
+    share = 100 * step.done // step.total
+    return f'Step {step.done} of {step.total}<div class="bar"><i style="width:{share}%"></i></div>'
 
 
 def failure(error: Exception) -> str:
     """Status line of a job that failed."""
-    text = str(error).replace("&", "&amp;").replace("<", "&lt;")
-    return f'<span class="failure">{text}</span>'
+    return f'<span class="failure">{escape(str(error))}</span>'
 
 
 def numbers(mu: float | None = None, sigma: float | None = None, *reached: float) -> str:
@@ -262,7 +283,7 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
             gr.Examples([[str(path)] for path in EXAMPLES], photo, label="Examples", elem_id="examples", preload=False)
             with gr.Row(elem_id="seeds"):
                 seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
-                randomise = gr.Checkbox(True, label="New seed each time", min_width=120, elem_id="randomise")
+                randomise = gr.Checkbox(True, label="Randomise", min_width=120, elem_id="randomise")
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 steps = gr.Slider(1, 100, 8, step=1, label="Steps", info="More are slower and finer.", elem_id="steps")
                 guidance = gr.Slider(0, 15, 1, step=0.1, label="Guidance scale", info=GUIDANCE, elem_id="guidance")
@@ -271,11 +292,11 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
                 )
                 resolution = gr.Slider(
                     *RESOLUTIONS, RESOLUTIONS[0], step=32, label="Resolution", elem_id="resolution",
-                    info="Short side of the result, in pixels. Best at what the model was trained at.",
+                    info="Short side of the result, in pixels.",
                 )  # fmt: skip
                 caption = gr.Textbox(
                     label="Scene caption", placeholder="a narrow street between old houses", elem_id="caption",
-                    info="What the photograph shows; the degradation is added to it. May stay empty.",
+                    info="What the photograph shows. May stay empty.",
                 )  # fmt: skip
         with gr.Column(scale=32, min_width=280):
             degradation = gr.Dropdown(
@@ -285,18 +306,13 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
                 plot = gr.HTML(
                     intensity_plot(FIRST, mu_typical, sigma_typical), js_on_load=CHOOSE_ON_CLICK, elem_id="plot"
                 )
-                mu = gr.Slider(
-                    *mu_range, mu_typical, step=0.001, label="μ", elem_id="mu", info="Mean of |clean − degraded|"
-                )
-                sigma = gr.Slider(
-                    *sigma_range, sigma_typical, step=0.001, label="σ", elem_id="sigma",
-                    info="Standard deviation of |clean − degraded|",
-                )  # fmt: skip
+                mu = gr.Slider(*mu_range, mu_typical, step=0.001, label="Mean μ", elem_id="mu")
+                sigma = gr.Slider(*sigma_range, sigma_typical, step=0.001, label="Deviation σ", elem_id="sigma")
                 draw = gr.Button("Draw from real data", size="sm", elem_id="draw")
             with gr.Row(elem_id="actions"):
-                generate_button = gr.Button("Generate", variant="primary", min_width=80, elem_id="generate")
-                sweep_button = gr.Button("Sweep", min_width=60, elem_id="sweep")
-                cancel_button = gr.Button("Cancel", variant="stop", interactive=False, min_width=60, elem_id="cancel")
+                generate_button = gr.Button("Generate", variant="primary", scale=2, min_width=80, elem_id="generate")
+                cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="cancel")
+            sweep_button = gr.Button("Sweep μ and σ", size="sm", elem_id="sweep")
         with gr.Column(scale=50, min_width=320):
             compare = gr.ImageSlider(
                 label="Clean | degraded", type="pil", format="png", interactive=False, max_height=430, elem_id="result",
@@ -314,12 +330,12 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
                     )
                 with gr.Column(min_width=150):
                     map_image = gr.Image(
-                        label="Degradation map |clean − degraded|", format="png", height=180, interactive=False,
-                        elem_id="degradation-map", buttons=["fullscreen"],
+                        label="Degradation map", format="png", height=180, interactive=False,
+                        elem_id="degradation-map", buttons=[],
                     )  # fmt: skip
                     key = gr.HTML("", elem_id="map-key")
     figure = gr.Image(
-        label="Sweep", format="png", interactive=False, visible=False, elem_id="sweep-figure",
+        show_label=False, format="png", interactive=False, visible=False, elem_id="sweep-figure",
         buttons=["download", "fullscreen"],
     )  # fmt: skip
 
@@ -344,21 +360,22 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
     def sweep_clicked(*values: Any) -> Iterator[tuple[Any, Any]]:
         yield from run_sweep(model, *values)
 
-    jobs = [
-        generate_button.click(
+    cancelled = gr.State()  # threading.Event of the session's job
+    request = [photo, degradation, mu, sigma, seed, *settings]
+    for button, function, inputs, outputs in (
+        (
+            generate_button,
             generate_clicked,
-            [photo, degradation, mu, sigma, seed, randomise, *settings],
+            [cancelled, randomise, *request],
             [status, seed, compare, map_image, key, table, degraded_file, clean_file],
-            **slow,
         ),
-        sweep_button.click(sweep_clicked, [photo, degradation, mu, sigma, seed, *settings], [status, figure], **slow),
-    ]
-    for button, job in zip(buttons, jobs, strict=False):
-        button.click(lambda: _buttons(running=True), None, buttons, **quick)
-        job.then(lambda: _buttons(running=False), None, buttons, **quick)
-    cancel_button.click(
-        lambda: ("Cancelled.", *_buttons(running=False)), None, [status, *buttons], cancels=jobs, **quick
-    )
+        (sweep_button, sweep_clicked, [cancelled, *request], [status, figure]),
+    ):
+        begun = button.click(lambda: (threading.Event(), *_buttons(running=True)), None, [cancelled, *buttons], **quick)
+        job = begun.then(function, inputs, outputs, **slow)
+        for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
+            ended(lambda: _buttons(running=False), None, buttons, **quick)
+    cancel_button.click(threading.Event.set, cancelled, None, **quick)
     _endpoint(model)
 
     def own_settings() -> tuple[Any, ...]:

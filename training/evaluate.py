@@ -34,8 +34,8 @@ SHEET_INTENSITIES = {
 }
 
 
-def test_photographs(folder: Path | None) -> torch.Tensor:
-    """Centre squares of all photographs (40 procedural scenes without a folder): float tensor [N, 3, 256, 256] in [0, 1]."""
+def evaluation_squares(folder: Path | None) -> torch.Tensor:
+    """Centre squares of all photographs, or of 40 procedural scenes: float tensor [N, 3, 256, 256] in [0, 1]."""
     photos = Photos(folder)
     if photos.files:
         arrays = [centre_square(file, SIZE) for file in photos.files]
@@ -102,7 +102,9 @@ def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0)
         photo = photos[row].expand(3, -1, -1, -1)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(3)]
         output = pipeline(photo, name, mu=mus, sigma=sigmas, generator=generators)
-        labels = [f"{degradation.label}: μ {m:.3f}  σ {s:.3f}" for m, s in zip(output.mu, output.sigma, strict=True)]
+        labels = [
+            f"{degradation.label}: mu {m:.3f}  sigma {s:.3f}" for m, s in zip(output.mu, output.sigma, strict=True)
+        ]
         for column, (image, label) in enumerate(
             zip([output.clean[0], *output.images], ["clean", *labels], strict=True)
         ):
@@ -122,7 +124,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
     args = parser.parse_args()
     pipeline = load_pipeline(args.model)
-    photos = test_photographs(args.photos)[: args.limit]
+    photos = evaluation_squares(args.photos)[: args.limit]
     if args.what == "sheet":
         photos = photos[args.choose] if args.choose else photos
         contact_sheet(pipeline, photos).save(args.output or "sheet.png")

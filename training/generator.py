@@ -8,6 +8,7 @@ folder. Training runs in stages of growing image size, each of which starts from
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from gendeg.codec import PatchCodec
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline, predict
-from gendeg.scheduler import BridgeScheduler
+from gendeg.scheduler import BridgeScheduler, bridge_times
 from training.codec import to_model_range
 from training.loop import LoopSettings, read_recipe, train
 from training.pairs import PHRASES, SimulatedPairs, stored_pairs
@@ -110,8 +111,7 @@ class LatentPairs(Dataset):
             "asked_sigma": missing if drop in ("text_and_intensity", "all", "sigma") else sigma,
             "mu": mu,
             "sigma": sigma,
-            # Early times more often: there the network decides what the degradation will look like.
-            "time": torch.tensor(rng.random() ** 1.5, dtype=torch.float32),
+            "time": bridge_times(torch.tensor(rng.random(), dtype=torch.float32)),
             "noise": torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)),
         }
 
@@ -229,20 +229,23 @@ def main() -> None:
 
     torch.manual_seed(recipe["seed"])
     model = Generator(recipe["model"], codec.config.latent_channels, len(tokenizer), tokenizer.eos_token_id)
-    scheduler = None
     for number, stage in enumerate(recipe["stages"], 1):
         name = f"{stage['size']}-{stage['pairs']}"
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / f"pairs-{name}", recipe["workers"])
         latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt")
-        if scheduler is None:
+        if number == 1:
             scheduler, weights = fit_bridge(codec, latents, tuple(recipe["noise_scale"]))
+            save = partial(
+                save_pipeline,
+                codec=codec,
+                tokenizer=tokenizer,
+                scheduler=scheduler,
+                defaults=recipe["pipeline"],
+                folder=args.output / "pipeline",
+            )
         loss = BridgeLoss(scheduler, weights, codec.unproject.weight.detach().flatten(1), recipe["intensity_weight"])
         data = LatentPairs(latents, recipe["dropout"], tokens, null_tokens, recipe["seed"] + number)
-
-        def save(trained: nn.Module) -> None:
-            save_pipeline(trained, codec, tokenizer, scheduler, recipe["pipeline"], args.output / "pipeline")
-
         train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
         load_averaged(model, args.output / "pipeline")
 
@@ -259,7 +262,8 @@ def save_pipeline(
     parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": codec}
     parts |= {"intensity_projection": model.intensity_projection}
     halves = {name: copy.deepcopy(part).half() for name, part in parts.items()}
-    GenDegPipeline(tokenizer=tokenizer, scheduler=scheduler, **halves, **defaults).save_pretrained(folder)
+    pipeline = GenDegPipeline(tokenizer=tokenizer, scheduler=scheduler, **halves, **defaults)
+    pipeline.save_pretrained(folder, max_shard_size="15MB")
 
 
 def load_averaged(model: Generator, folder: Path) -> None:

@@ -47,7 +47,7 @@ def test_spellings(degradation):
 
 @pytest.mark.parametrize("name", ["fog", "", None, 3])
 def test_unknown_name_lists_the_known(name):
-    with pytest.raises(ValueError, match="Unknown degradation .* Choose one of: haze, rain, snow, .*low_light"):
+    with pytest.raises(ValueError, match=r"Unknown degradation .* Choose one of: haze, rain, snow, .*low_light"):
         get_degradation(name)
 
 

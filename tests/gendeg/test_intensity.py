@@ -67,7 +67,7 @@ def test_beyond_the_range_is_the_last_bin(factor, maximum):
 
 @given(st.one_of(st.floats(max_value=-1e-6), st.just(math.nan)), maxima)
 def test_negative_and_nan_are_errors(value, maximum):
-    with pytest.raises(ValueError, match="must be a number of at least 0"):
+    with pytest.raises(ValueError, match="must be a finite number of at least 0"):
         to_bin(torch.tensor([0.1, value]), maximum)
 
 

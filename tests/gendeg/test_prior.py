@@ -173,14 +173,14 @@ def test_one_data_set_keeps_to_its_own_histogram():
 def test_errors_say_what_to_choose():
     rng = np.random.default_rng(0)
     for call in (PRIOR.range, PRIOR.log_density, PRIOR.datasets, lambda name: PRIOR.sample(name, rng)):
-        with pytest.raises(ValueError, match="Unknown degradation 'fog'. Choose one of: haze, "):
+        with pytest.raises(ValueError, match=r"Unknown degradation 'fog'. Choose one of: haze, "):
             call("fog")
-    with pytest.raises(ValueError, match="Unknown data set 'ORD' of low_light. Choose one of: LOLv2, SID."):
+    with pytest.raises(ValueError, match=r"Unknown data set 'ORD' of low_light. Choose one of: LOLv2, SID."):
         PRIOR.sample("low-light", rng, dataset="ORD")
-    with pytest.raises(ValueError, match="Unknown data set 'nowhere' of haze"):
+    with pytest.raises(ValueError, match=r"Unknown data set 'nowhere' of haze"):
         PRIOR.sample("haze", rng, dataset="nowhere", uniform=True)
     # At once, before the first sample is asked for.
-    with pytest.raises(ValueError, match="Unknown degradation 'fog'"):
+    with pytest.raises(ValueError, match=r"Unknown degradation 'fog'"):
         PRIOR.sample_many("fog", 1, rng)
     with pytest.raises(ValueError, match="uniform_every must be at least 1"):
         PRIOR.sample_many("haze", 1, rng, uniform_every=0)

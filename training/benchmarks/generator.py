@@ -14,7 +14,7 @@ import time
 import torch
 
 from gendeg.checkpoints import load_pipeline
-from training.evaluate import test_photographs
+from training.evaluate import evaluation_squares
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     started = time.perf_counter()
     pipeline = load_pipeline(args.model)
     loaded = time.perf_counter() - started
-    photo = test_photographs(None)[0]
+    photo = evaluation_squares(None)[0]
     evaluations = 0
 
     def count(*_: object) -> None:
@@ -46,9 +46,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"device {pipeline.device}, {torch.get_num_threads()} threads; loading took {loaded:.1f} s")
     print(f"default: {evaluations} evaluations, {default:.2f} s an image")
-    print(
-        f"baseline (100 steps, three-way guidance): {baseline:.2f} s; the default is {baseline / default:.1f} times faster"
-    )
+    print(f"baseline (100 steps, three-way guidance): {baseline:.2f} s, {baseline / default:.1f} times the default")
     print(f"peak resident memory {peak:.2f} GiB")
 
 

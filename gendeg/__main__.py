@@ -1,0 +1,86 @@
+"""Degrades one photograph: python -m gendeg photo.jpg --degradation haze -o hazy.png
+
+Prints the asked and the reached intensity. Without --mu or --sigma they are drawn the way real data sets have them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gendeg.checkpoints import load_pipeline
+from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.prior import IntensityPrior
+from gendeg.request import MAX_SEED, RESOLUTIONS, degrade, read_request
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Returns the exit code: 0, or 2 after a sentence on stderr."""
+    args = _parser().parse_args(arguments)
+    try:
+        _check_outputs(args.photo, [args.output, *([args.clean_output] if args.clean_output else [])])
+        kind = get_degradation(args.degradation)
+        mu, sigma = args.mu, args.sigma
+        if mu is None or sigma is None:
+            drawn = IntensityPrior().sample(kind.name, np.random.default_rng(abs(args.seed)))
+            mu, sigma = drawn.mu if mu is None else mu, drawn.sigma if sigma is None else sigma
+        request = read_request(
+            str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution, args.caption
+        )
+        result = degrade(load_pipeline(args.model), [request])[0]
+        _save(result.degraded, args.output)
+        if args.clean_output:
+            _save(result.clean, args.clean_output)
+    except ValueError as error:
+        print(f"gendeg: {error}", file=sys.stderr)
+        return 2
+    print(f"asked    mu {request.mu:.4f}  sigma {request.sigma:.4f}")
+    print(f"reached  mu {result.mu:.4f}  sigma {result.sigma:.4f}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gendeg", description=__doc__.partition("\n")[0])
+    parser.add_argument("photo", type=Path, help="a clean photograph")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the degraded image, e.g. out.png")
+    parser.add_argument("--clean-output", type=Path, help="the ground truth that pairs with it, pixel by pixel")
+    parser.add_argument("--degradation", required=True, help=f"one of: {', '.join(DEGRADATIONS)}")
+    parser.add_argument("--mu", type=float, help="wanted mean of |clean - degraded| (default: drawn)")
+    parser.add_argument("--sigma", type=float, help="wanted standard deviation of |clean - degraded| (default: drawn)")
+    parser.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_SEED} (default: 0)")
+    parser.add_argument("--steps", type=int, help="default: the model's own")
+    low, high = RESOLUTIONS
+    parser.add_argument("--resolution", type=int, help=f"short side, {low} to {high} (default: the model's own)")
+    parser.add_argument("--caption", default="", help="what the photograph shows")
+    parser.add_argument("--model", default="compact", help="bundled name, local folder or Hub repository (%(default)s)")
+    return parser
+
+
+def _check_outputs(photo: Path, outputs: list[Path]) -> None:
+    """Before any work, refuse what could not be written, or would destroy the photograph."""
+    taken = [photo.resolve()]
+    for output in outputs:
+        if output.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{output} must end in one of {', '.join(SUFFIXES)}.")
+        if not output.parent.is_dir():
+            raise ValueError(f"There is no folder {output.parent}.")
+        if output.resolve() in taken or (output.exists() and photo.exists() and output.samefile(photo)):
+            raise ValueError(f"{output} would overwrite another image of this command. Choose another name.")
+        taken.append(output.resolve())
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    try:
+        image.save(path, quality=95)  # formats without loss ignore the quality
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

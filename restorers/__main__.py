@@ -1,0 +1,124 @@
+"""Restore a photograph, or a folder of them.
+
+python -m restorers photo.png --restorer nafnet -o restored.png
+python -m restorers photos/ --restorer promptir -o restored/
+
+Of a folder, photographs whose result exists are skipped, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from restorers.registry import Restorer, available, load_restorer
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 if everything was restored, else 2 with a sentence on stderr for each failure."""
+    parser = argparse.ArgumentParser(
+        prog="python -m restorers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", type=Path, help="a photograph or a folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="where the result goes: a file, or a folder")
+    names = ", ".join(available()) or "none bundled yet"
+    parser.add_argument("--restorer", default="nafnet", help=f"{names}; or a weights file, folder or Hub repository")
+    parser.add_argument("--device", help="default: cuda where there is one, else cpu")
+    args = parser.parse_args(arguments)
+    try:
+        if not args.input.exists():
+            raise ValueError(f"There is no {args.input}.")
+        jobs = _folder_jobs(args.input, args.output) if args.input.is_dir() else [_single_job(args.input, args.output)]
+        waiting = [(source, target) for source, target in jobs if args.input.is_file() or not target.exists()]
+        if len(jobs) > len(waiting):
+            print(f"{len(jobs) - len(waiting)} of {len(jobs)} are done already.", file=sys.stderr)
+        if not waiting:
+            return 0
+        restorer = load_restorer(args.restorer, args.device)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except RuntimeError as error:  # torch, about the device
+        print(f"The device {args.device!r} cannot be used: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    failed = 0
+    with tqdm(waiting, unit="photo", disable=None if len(waiting) > 1 else True) as photos:
+        for source, target in photos:
+            try:
+                restore_file(restorer, source, target)
+            except ValueError as error:
+                failed += 1
+                photos.clear()
+                print(error, file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _single_job(source: Path, target: Path) -> tuple[Path, Path]:
+    if target.is_dir():
+        target = target / source.name
+    if target.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"The output {target} must end in {', '.join(SUFFIXES)}.")
+    return source, target
+
+
+def _folder_jobs(folder: Path, output: Path) -> list[tuple[Path, Path]]:
+    """Every photograph below `folder`, and where its result goes: the same place below `output`."""
+    if output.resolve() == folder.resolve():
+        raise ValueError("Choose an output folder other than the input: the photographs would be replaced.")
+    if output.is_file():
+        raise ValueError(f"The output {output} is a file; of a folder the results need a folder.")
+    sources = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+        and not file.name.startswith(".")
+        and not file.resolve().is_relative_to(output.resolve())
+    ]
+    if not sources:
+        raise ValueError(f"The folder {folder} holds no photographs ({', '.join(SUFFIXES)}).")
+    return [(source, output / source.relative_to(folder)) for source in sources]
+
+
+def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
+    """Restore one image file; `target` appears only when it is complete.
+
+    Raises:
+        ValueError: if `source` cannot be read or `target` not be written; the message says why.
+    """
+    try:
+        with Image.open(source) as file:
+            photo = ImageOps.exif_transpose(file)
+            if photo.mode.startswith(("I", "F")):
+                raise ValueError("it has more than 8 bits per channel")
+            if photo.mode not in ("RGB", "RGBA"):
+                photo = photo.convert("RGBA" if "transparency" in photo.info or "A" in photo.getbands() else "RGB")
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        raise ValueError(f"{source} cannot be read: {str(error).rstrip('.')}.") from error
+    with tqdm(desc=source.name, unit="tile", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        restored = restorer(photo, progress=progress)
+    if target.suffix.lower() in (".jpg", ".jpeg", ".bmp"):
+        restored = restored.convert("RGB")
+    part = target.with_name(f".{target.stem}.part{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restored.save(part, quality=95)
+        os.replace(part, target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ValueError(f"{target} cannot be written: {error.strerror or error}.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

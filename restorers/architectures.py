@@ -1,0 +1,220 @@
+"""Which network do these weights belong to? Told by the names of the parameters, its sizes by their shapes.
+
+What is not ours is offered to spandrel, if it is installed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from restorers.nafnet import NAFNet
+from restorers.promptir import PromptIR
+from restorers.swin import SwinRestorer
+from restorers.torchvision_free import import_module
+
+State = Mapping[str, torch.Tensor]
+NETWORKS: dict[str, type[nn.Module]] = {cls.architecture: cls for cls in (NAFNet, PromptIR, SwinRestorer)}
+_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "module", "net", "model")
+
+
+def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
+    """Build the network that these weights belong to and load them, all of them and no others.
+
+    Args:
+        state_dict: names to tensors, as `state_dict()` gives them or wrapped the way training frameworks do: under a
+            key (`params`, `params_ema`, `state_dict`, ...) or a prefix (`module.`, `net.`, ...).
+
+    Returns:
+        A network in evaluation mode with float32 weights of its own.
+
+    Raises:
+        ValueError: if these are not weights, or not those of a restoration network we or spandrel know.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise ValueError(f"Weights must be a mapping of names to tensors, not a {type(state_dict).__name__}.")
+    state: Mapping[str, Any] | None = state_dict
+    while state is not None:
+        for architecture, (marks, configure) in _RECOGNISED.items():
+            if all(isinstance(state.get(mark), torch.Tensor) for mark in marks):
+                tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+                try:
+                    config = configure(tensors)
+                except (KeyError, IndexError, ValueError) as error:
+                    raise ValueError(f"These weights look like {architecture} but are incomplete: {error}.") from error
+                return build(architecture, config, tensors)
+        state = _unwrapped(state)
+    return _from_spandrel(state_dict)
+
+
+def build(architecture: str, config: Mapping[str, Any], state: State) -> nn.Module:
+    """A network of this architecture and config, in evaluation mode, with exactly these weights.
+
+    Raises:
+        ValueError: if there is no such architecture, or the weights do not fit it.
+    """
+    if architecture not in NETWORKS:
+        raise ValueError(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
+    try:
+        with torch.device("meta"):  # checks names and shapes before any memory is taken
+            expected = {
+                name: tuple(value.shape) for name, value in NETWORKS[architecture](**config).state_dict().items()
+            }
+    except (TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise ValueError(f"No {architecture} can be built with {dict(config)}: {error}.") from error
+    found = _shapes(state)
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ValueError(
+            f"These weights do not fit {architecture}: {len(wrong)} parameters differ, such as {wrong[0]!r} "
+            f"(expected {_shape(expected, wrong[0])}, found {_shape(found, wrong[0])})."
+        )
+    network = NETWORKS[architecture](**config)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    return str(list(shapes[name])) if name in shapes else "nothing"
+
+
+def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What is inside one layer of wrapping; None if there is none."""
+    for wrapper in _WRAPPERS:
+        if isinstance(state.get(wrapper), Mapping):
+            return state[wrapper]
+    for wrapper in _WRAPPERS:
+        prefix = f"{wrapper}."
+        inner = {name[len(prefix) :]: value for name, value in state.items() if str(name).startswith(prefix)}
+        if inner:
+            return inner
+    return None
+
+
+def _count(state: State, prefix: str) -> int:
+    """How many numbered children `prefix` has; 0 if none."""
+    numbers = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in state)
+    return len({match[1] for match in numbers if match})
+
+
+def _nafnet_config(state: State) -> dict[str, Any]:
+    levels = _count(state, "downs.")
+    return {
+        "img_channel": state["intro.weight"].shape[1],
+        "out_channel": state["ending.weight"].shape[0],
+        "width": state["intro.weight"].shape[0],
+        "enc_blk_nums": [_count(state, f"encoders.{level}.") for level in range(levels)],
+        "middle_blk_num": _count(state, "middle_blks."),
+        "dec_blk_nums": [_count(state, f"decoders.{level}.") for level in range(levels)],
+    }
+
+
+def _promptir_config(state: State) -> dict[str, Any]:
+    levels = ["encoder_level1", "encoder_level2", "encoder_level3", "latent"]
+    prompts = [state[f"prompt{level}.prompt_param"].shape for level in (1, 2, 3)]
+    hidden = {
+        value.shape[1]: value.shape[0] // 2 for name, value in state.items() if name.endswith("ffn.project_in.weight")
+    }
+    return {
+        "inp_channels": state["patch_embed.proj.weight"].shape[1],
+        "out_channels": state["output.weight"].shape[0],
+        "dim": state["patch_embed.proj.weight"].shape[0],
+        "num_blocks": [_count(state, f"{level}.") for level in levels],
+        "num_refinement_blocks": _count(state, "refinement."),
+        "heads": [state[f"{level}.0.attn.temperature"].shape[0] for level in levels],
+        "ffn_expansion_factor": _expansion(hidden),
+        "bias": "output.bias" in state,
+        "prompt_dims": [shape[2] for shape in prompts],
+        "prompt_sizes": [shape[3] for shape in prompts],
+        "prompt_len": prompts[0][1],
+        "unused_layers": "chnl_reduce1.weight" in state,
+    }
+
+
+def _expansion(hidden: Mapping[int, int]) -> float:
+    """The roundest factor with int(channels * factor) == hidden channels for all pairs given."""
+    low = max(count / channels for channels, count in hidden.items())
+    high = min((count + 1) / channels for channels, count in hidden.items())
+    for digits in range(7):
+        factor = math.ceil(low * 10**digits) / 10**digits
+        if factor < high and all(int(channels * factor) == count for channels, count in hidden.items()):
+            return factor
+    raise ValueError("its feed-forward parts are not of one proportion")
+
+
+def _swin_config(state: State) -> dict[str, Any]:
+    stages = range(sum(f"encoder.layers_{stage}.blocks.0.norm1.weight" in state for stage in range(16)))
+    first = [f"encoder.layers_{stage}.blocks.0" for stage in stages]
+    hidden = [state[f"{block}.mlp.fc1.weight"].shape for block in first]
+    tables = [state[f"{block}.attn.relative_position_bias_table"].shape for block in first]
+    return {
+        "encoder": "swin_tiny_patch4_window7_224",  # all other sizes are given
+        "encoder_kwargs": {
+            "embed_dim": state["encoder.patch_embed.proj.weight"].shape[0],
+            "depths": [_count(state, f"encoder.layers_{stage}.blocks.") for stage in stages],
+            "num_heads": [table[1] for table in tables],
+            "window_size": (math.isqrt(tables[0][0]) + 1) // 2,
+            "mlp_ratio": _expansion({shape[1]: shape[0] for shape in hidden}),
+        },
+        "stem_width": state["stem.weight"].shape[0],
+        "decoder_width": state["to_half.weight"].shape[1],
+        "decoder_blocks": _count(state, "levels.0."),
+    }
+
+
+_RECOGNISED = {
+    NAFNet.architecture: (("intro.weight", "ending.weight", "downs.0.weight"), _nafnet_config),
+    PromptIR.architecture: (("patch_embed.proj.weight", "prompt1.prompt_param"), _promptir_config),
+    SwinRestorer.architecture: (
+        ("stem.weight", "encoder.layers_0.blocks.0.attn.relative_position_bias_table"),
+        _swin_config,
+    ),
+}
+
+
+class SpandrelNetwork(nn.Module):
+    """A network of spandrel's: pads and clamps as spandrel knows it must, [B, 3, H, W] to the same size."""
+
+    architecture = "spandrel"
+
+    def __init__(self, descriptor: Any):
+        super().__init__()
+        self.descriptor = descriptor
+        self.network = descriptor.model
+        sizes = descriptor.size_requirements
+        self.multiple = max(sizes.multiple_of, sizes.minimum)  # the minimum is itself a multiple
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.descriptor(image)
+
+
+def _from_spandrel(state_dict: Mapping[str, Any]) -> nn.Module:
+    ours = ", ".join(cls.__name__ for cls in NETWORKS.values())
+    try:
+        spandrel = import_module("spandrel")
+    except ImportError:
+        raise ValueError(
+            f"These weights belong to none of {ours}. Install spandrel for some forty more architectures: "
+            f"pip install spandrel."
+        ) from None
+    try:
+        descriptor = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(state_dict))
+    except Exception as error:  # spandrel's detection indexes into whatever it is given
+        raise ValueError(f"These weights belong to none of {ours}, and spandrel does not know them either.") from error
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
+        raise ValueError(f"{descriptor.architecture.name} needs more than an image (a mask, say): it cannot be used.")
+    if descriptor.scale != 1 or descriptor.input_channels != 3 or descriptor.output_channels != 3:
+        raise ValueError(
+            f"This {descriptor.architecture.name} turns {descriptor.input_channels} channels into "
+            f"{descriptor.output_channels} and scales by {descriptor.scale}: a restorer keeps RGB and the size."
+        )
+    return SpandrelNetwork(descriptor).eval()

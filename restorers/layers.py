@@ -1,0 +1,59 @@
+"""What do the networks share? Layer norm over channels, the simple gate, and padding by reflection.
+
+The networks compute in channels-last memory order, where the channels of a pixel lie side by side: layer norm over
+them is then one fused pass, and the convolutions need no reordering.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import layer_norm
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of each pixel of [B, C, H, W]; returns channels-last memory order."""
+
+    def __init__(self, channels: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
+
+
+def simple_gate(x: torch.Tensor) -> torch.Tensor:
+    """The product of both halves of the channels: [B, 2 C, H, W] to [B, C, H, W]."""
+    first, second = x.chunk(2, dim=1)
+    return first * second
+
+
+def reflected(start: int, stop: int, size: int) -> torch.Tensor:
+    """Indices into an axis of `size` for positions start .. stop - 1, mirrored at both ends as often as it takes.
+
+    The border pixel itself is not repeated, as in `torch.nn.functional.pad(mode="reflect")`.
+    """
+    positions = torch.arange(start, stop)
+    if size == 1:
+        return torch.zeros_like(positions)
+    period = 2 * (size - 1)
+    positions = positions % period
+    return torch.minimum(positions, period - positions)
+
+
+def pad_to_multiple(image: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Pad [B, C, H, W] by reflection, right and bottom, until `multiple` divides both sides; any size works."""
+    height, width = image.shape[-2:]
+    padded_height, padded_width = round_up(height, multiple), round_up(width, multiple)
+    if padded_height != height:
+        image = image.index_select(2, reflected(0, padded_height, height).to(image.device))
+    if padded_width != width:
+        image = image.index_select(3, reflected(0, padded_width, width).to(image.device))
+    return image
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

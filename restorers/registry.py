@@ -1,0 +1,164 @@
+"""Which restorers are there, and how does a name become one? Bundled ones, the user's files, and Hub repositories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from restorers.architectures import build, network_from_state_dict
+from restorers.checkpoint_files import CONFIG, SUFFIXES, WEIGHTS, read_config, read_state_dict
+from restorers.restore import restore
+
+_ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = _ROOT / "assets" / "checkpoints" / "restorers"
+MODELS = _ROOT / "models"  # whatever weights the user puts there
+
+ImageLike = TypeVar("ImageLike", Image.Image, np.ndarray, torch.Tensor)
+
+
+@dataclass
+class Restorer:
+    """A network that is called with an image and gives back the same kind of image, restored.
+
+    Attributes:
+        name: what `load_restorer` was asked for, shortened to the last part of a path.
+        network: see `restorers.restore.restore` for what it must be.
+        trained_for: the degradations it has learned, by name; empty if its file does not say.
+    """
+
+    name: str
+    network: nn.Module
+    trained_for: tuple[str, ...] = ()
+
+    def __call__(
+        self,
+        image: ImageLike,
+        memory_budget: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ImageLike:
+        """Restore an image of any size.
+
+        Args:
+            image: a PIL image; an array [H, W, 3] of uint8 or of floats in [0, 1]; or a tensor [3, H, W] or
+                [B, 3, H, W] of uint8 or of floats in [0, 1].
+            memory_budget, progress: as in `restorers.restore.restore`.
+
+        Returns:
+            The same kind: a PIL image (RGB; transparency is kept), or an array or tensor of the same shape and type.
+
+        Raises:
+            ValueError: for an image of another kind, shape, type or range.
+        """
+        if isinstance(image, Image.Image):
+            rgb = np.asarray(image.convert("RGB"))
+            restored = Image.fromarray(self(rgb, memory_budget, progress))
+            if "A" in image.getbands():
+                restored.putalpha(image.getchannel("A"))
+            return restored
+        if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"An image array must be [H, W, 3], not {list(image.shape)}.")
+            if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+                raise ValueError(f"An image array must hold uint8 or floats, not {image.dtype}.")
+            tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy: PIL's memory must not be written
+            return self(tensor, memory_budget, progress).permute(1, 2, 0).contiguous().numpy()
+        if not isinstance(image, torch.Tensor):
+            raise ValueError(f"An image must be a PIL image, an array or a tensor, not a {type(image).__name__}.")
+        if image.ndim not in (3, 4) or image.shape[-3] != 3 or image.numel() == 0:
+            raise ValueError(f"An image tensor must be [3, H, W] or [B, 3, H, W], not {list(image.shape)}.")
+        batch = image if image.ndim == 4 else image[None]
+        if batch.dtype == torch.uint8:
+            restored = restore(self.network, batch.float().div_(255), memory_budget, progress)
+            restored = restored.mul_(255).round_().to(torch.uint8)
+        elif not batch.is_floating_point():
+            raise ValueError(f"An image tensor must hold uint8 or floats, not {image.dtype}.")
+        elif not (batch.min() >= -0.1 and batch.max() <= 1.1):  # also refuses values that are not numbers
+            raise ValueError("The values of an image must lie in [0, 1].")
+        else:
+            restored = restore(self.network, batch, memory_budget, progress)
+        return restored.reshape(image.shape)
+
+
+def available() -> dict[str, tuple[str, ...]]:
+    """Names that `load_restorer` takes without a path, with the degradations each was trained for.
+
+    Bundled ones come first; of files in `models/`, named like their file without its ending, that is unknown: ().
+    """
+    names = {}
+    for folder in sorted(path.parent for path in BUNDLED.glob(f"*/{CONFIG}")):
+        names[folder.name] = tuple(read_config(folder).get("trained_for", ()))
+    for file in _user_files():
+        names.setdefault(file.stem, ())
+    return names
+
+
+def load_restorer(name_or_path: str | Path, device: str | torch.device | None = None) -> Restorer:
+    """Load a restorer, ready to call.
+
+    Args:
+        name_or_path: one of `available()`; a weights file (.safetensors, .pth, .pt, .ckpt); a folder that
+            `save_restorer` wrote; a Hub repository "owner/name" that holds such a folder, or a weights file in one:
+            "owner/name/file.safetensors".
+        device: default: CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: if there is no such restorer, or its weights cannot be used; the message says why.
+    """
+    path = _find(str(name_or_path))
+    if path.is_dir():
+        config = read_config(path)
+        network = build(str(config.get("architecture")), config["config"], dict(read_state_dict(path / WEIGHTS)))
+        trained_for = tuple(config.get("trained_for", ()))
+    else:
+        try:
+            network, trained_for = network_from_state_dict(read_state_dict(path)), ()
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}" if path.name not in str(error) else str(error)) from error
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = Path(name_or_path).stem if path.is_file() else Path(name_or_path).name
+    return Restorer(name, network.to(device), trained_for)
+
+
+def _user_files() -> list[Path]:
+    return sorted(file for file in MODELS.glob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+
+
+def _find(name: str) -> Path:
+    """The bundled folder, the user's file, the path itself, or a download; in this order."""
+    if not name:
+        raise ValueError(f"Name a restorer; there are {', '.join(available()) or 'none yet'}.")
+    if (BUNDLED / name / CONFIG).is_file():
+        return BUNDLED / name
+    for file in _user_files():
+        if name in (file.stem, file.name):
+            return file
+    if Path(name).exists():
+        return Path(name)
+    if Path(name).suffix.lower() not in SUFFIXES and name.count("/") != 1:
+        raise ValueError(f"There is no restorer {name!r}; there are {', '.join(available()) or 'none yet'}.")
+    if Path(name).is_absolute() or name.count("/") < 1:
+        raise ValueError(f"There is no file {name}.")
+    return _download(name)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    owner, repository, *file = name.split("/")
+    try:
+        if file:
+            return Path(hf_hub_download(f"{owner}/{repository}", "/".join(file)))
+        hf_hub_download(name, CONFIG)
+        return Path(hf_hub_download(name, WEIGHTS)).parent
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(
+            f"There is no restorer {name!r}: not bundled, not in models/, no such path, and the Hub did not give it."
+        ) from error

@@ -1,0 +1,56 @@
+"""What several test files share: a generator that is whole but tiny and untrained, and the app that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+import yaml
+
+from gendeg.codec import PatchCodec
+from gendeg.scheduler import BridgeScheduler
+from training.generator import Generator, save_pipeline
+from training.text import train_tokenizer
+
+RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random-weight pipeline whose codec reconstructs photographs."""
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    torch.manual_seed(0)
+    codec = PatchCodec(latent_channels=16, width=16, depth=1)
+    photo = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None]
+    codec.initialise_from(photo / 127.5 - 1)
+    tokenizer = train_tokenizer(recipe["model"]["text"]["max_position_embeddings"])
+    model = Generator(recipe["model"], 16, len(tokenizer), tokenizer.eos_token_id)
+    save_pipeline(model, codec, tokenizer, BridgeScheduler(), recipe["pipeline"], folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def app_url(tiny_pipeline_folder: Path) -> Iterator[str]:
+    """Address of the running app with the tiny generator."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+        import app
+
+        demo = app.build()
+    _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
+    yield url
+    demo.close()
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photograph, 320 x 240."""
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("photo") / "astronaut.png"
+    Image.fromarray(skimage.data.astronaut()).resize((320, 240)).save(path)
+    return path

@@ -1,0 +1,84 @@
+"""python -m gendeg writes what it says, and answers mistakes with a sentence and exit code 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gendeg.__main__ import main
+
+
+@pytest.fixture
+def run(tiny_pipeline_folder: Path, photo: Path, tmp_path: Path):
+    def run(*arguments: str, degradation: str = "haze", output: str = "out.png", source: Path = photo) -> int:
+        common = ["--degradation", degradation, "-o", str(tmp_path / output), "--model", str(tiny_pipeline_folder)]
+        return main([str(source), *common, *arguments])
+
+    return run
+
+
+def test_writes_and_reports(run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run("--mu", "0.15", "--sigma", "0.08", "--seed", "3", "--clean-output", str(tmp_path / "clean.png")) == 0
+    asked, reached = capsys.readouterr().out.splitlines()
+    assert asked.split() == ["asked", "mu", "0.1500", "sigma", "0.0800"]
+    degraded, clean = (np.asarray(Image.open(tmp_path / n)) / 255 for n in ("out.png", "clean.png"))
+    difference = np.abs(degraded - clean)
+    assert float(reached.split()[2]) == pytest.approx(difference.mean(), abs=0.002)
+    assert float(reached.split()[4]) == pytest.approx(difference.std(), abs=0.002)
+
+
+def test_intensity_is_drawn_with_the_seed(run, capsys: pytest.CaptureFixture) -> None:
+    outputs = []
+    for seed in ("1", "1", "2"):
+        assert run("--seed", seed, "--steps", "1") == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "sentence"),
+    [
+        ([], {"degradation": "fog"}, "Choose one of: haze"),
+        (["--mu", "5"], {}, "mu must be a number from 0 to 0.7"),
+        (["--mu", "nan"], {}, "mu must be a number"),
+        (["--sigma", "-1"], {}, "sigma must be a number from 0 to 0.4"),
+        (["--seed", "-1"], {}, "The seed must be a whole number"),
+        (["--steps", "0"], {}, "The number of steps must be a whole number"),
+        (["--resolution", "10"], {}, "The resolution must be a whole number"),
+        ([], {"output": "out.xyz"}, "must end in one of .png"),
+        ([], {"output": "nowhere/out.png"}, "There is no folder"),
+        ([], {"source": Path("none.png")}, "There is no file"),
+        (["--model", "/nowhere"], {}, "No generator"),
+    ],
+)
+def test_mistakes(run, capsys: pytest.CaptureFixture, arguments: list[str], options: dict, sentence: str) -> None:
+    assert run(*arguments, **options) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.err and captured.out == ""
+
+
+def test_never_overwrites_the_photograph(run, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    before = photo.read_bytes()
+    (tmp_path / "link.png").symlink_to(photo)
+    for arguments in (["-o", str(photo)], ["-o", str(tmp_path / "link.png")], ["--clean-output", str(photo)]):
+        assert run(*arguments) == 2
+        assert "would overwrite" in capsys.readouterr().err
+    assert run("--clean-output", str(tmp_path / "out.png")) == 2
+    assert photo.read_bytes() == before
+
+
+def test_as_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "gendeg", "none.png", "--degradation", "haze", "-o", str(tmp_path / "out.png")]
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 2
+    assert "gendeg: There is no file none.png." in result.stderr and "Traceback" not in result.stderr

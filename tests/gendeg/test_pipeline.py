@@ -1,0 +1,214 @@
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from gendeg import GenDegPipeline, load_pipeline
+from gendeg.intensity import IntensityProjection
+from gendeg.pipeline import predict
+from training.text import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def compact(tiny_pipeline_folder):
+    return load_pipeline(tiny_pipeline_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The paper's process with small random networks: AutoencoderKL, noise to latent, three-way guidance."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(77)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    unet = UNet2DConditionModel(
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    scheduler = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    pipeline = GenDegPipeline(
+        vae, CLIPTextModel(text), tokenizer, IntensityProjection(tokens=77, width=16), unet, scheduler, resolution=64
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def photo():
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+        (120, 90), Image.Resampling.BICUBIC
+    )
+
+
+def _seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_forms_of_input_agree(compact, photo):
+    array = np.asarray(photo)
+    forms = (photo, array, array.astype(np.float32) / 255, torch.from_numpy(array / 255).permute(2, 0, 1).float())
+    results = [compact(f, "haze", mu=0.1, sigma=0.1, generator=_seeded(), output_type="pt").images for f in forms]
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(120, 90), (90, 120), (64, 64), (400, 33), (33, 200)])
+def test_output_is_aligned_and_keeps_the_aspect_ratio(compact, size):
+    image = Image.new("RGB", size, (90, 120, 200))
+    output = compact(image, "rain", mu=0.1, sigma=0.1)
+    assert output.images[0].size == output.clean[0].size == output.degradation_maps[0].size
+    width, height = output.images[0].size
+    assert abs(width / height - size[0] / size[1]) < 0.06 * size[0] / size[1]
+    assert max(width, height) <= compact.config.max_side
+
+
+def test_reports_the_intensity_of_what_it_returns(compact, photo):
+    output = compact(photo, "snow", mu=0.1, sigma=0.1, output_type="np")
+    difference = np.abs(output.images - output.clean)
+    np.testing.assert_allclose(output.degradation_maps, difference, atol=1e-6)
+    assert output.mu[0] == pytest.approx(difference.mean(), abs=1e-5)
+    assert output.sigma[0] == pytest.approx(difference.std(), abs=1e-5)
+
+
+def test_seed_decides(compact, photo):
+    one, same, other = (
+        np.asarray(compact(photo, "rain", mu=0.1, sigma=0.1, generator=_seeded(s)).images[0], dtype=int)
+        for s in (0, 0, 1)
+    )
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_a_batch_equals_single_calls(compact, photo):
+    mirrored = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    together = compact(
+        [photo, mirrored], "rain", mu=[0.1, None], sigma=0.1, generator=[_seeded(1), _seeded(2)], output_type="pt"
+    )
+    alone = [
+        compact(photo, "rain", mu=0.1, sigma=0.1, generator=_seeded(1), output_type="pt"),
+        compact(mirrored, "rain", mu=None, sigma=0.1, generator=_seeded(2), output_type="pt"),
+    ]
+    torch.testing.assert_close(together.images, torch.cat([a.images for a in alone]), atol=1e-4, rtol=0)
+
+
+def test_the_prompt_and_the_intensity_reach_the_network(paper, photo):
+    def run(**changed):
+        arguments = {"degradation": "haze", "mu": 0.1, "sigma": 0.1, "prompt": None} | changed
+        return paper(photo, **arguments, num_inference_steps=2, generator=_seeded(), output_type="pt").images
+
+    base = run()
+    for changed in ({"degradation": "rain"}, {"mu": 0.3}, {"sigma": 0.3}, {"mu": None}, {"prompt": "a red car"}):
+        assert not torch.allclose(run(**changed), base, atol=1e-6), changed
+
+
+@pytest.mark.parametrize(
+    ("text_scale", "image_scale", "evaluations"),
+    [(7.5, 1.5, 3), (1.0, 1.0, 1), (1.5, 1.5, 2), (3.0, 1.0, 2), (0.0, 1.0, 1), (0.0, 0.0, 1)],
+)
+def test_guidance_is_the_papers_and_wastes_nothing(paper, text_scale, image_scale, evaluations):
+    generator = _seeded()
+    clean = torch.randn(1, 4, 8, 8, generator=generator)
+    context, null = torch.randn(2, 1, 77, 16, generator=generator)
+    batches = []
+    hook = paper.unet.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+    with torch.no_grad():
+        result = paper.denoise(clean, context, null, 1, text_scale, image_scale, _seeded(1))
+        hook.remove()
+        assert batches == [evaluations]
+
+        scheduler = paper.scheduler
+        scheduler.set_timesteps(1)
+        t = scheduler.timesteps[0]
+        start = torch.randn(clean.shape, generator=_seeded(1)) * scheduler.init_noise_sigma
+        inputs = scheduler.scale_model_input(start, t)
+        e_cond, e_image, e_uncond = (
+            predict(paper.unet, inputs, t, image, text)
+            for image, text in ((clean, context), (clean, null), (torch.zeros_like(clean), null))
+        )
+    expected = e_uncond + text_scale * (e_cond - e_image) + image_scale * (e_image - e_uncond)
+    sigma = scheduler.sigmas[0]
+    torch.testing.assert_close(result, start - sigma * expected, atol=1e-3, rtol=1e-4)
+
+
+def test_paper_process_saves_and_loads(paper, photo, tmp_path):
+    paper.save_pretrained(tmp_path)
+    loaded = load_pipeline(tmp_path, device="cpu")
+    arguments = {"degradation": "haze", "mu": 0.1, "sigma": 0.1, "num_inference_steps": 2, "output_type": "pt"}
+    original = paper(photo, generator=_seeded(), **arguments)
+    torch.testing.assert_close(
+        loaded(photo, generator=_seeded(), **arguments).images, original.images, atol=1e-4, rtol=0
+    )
+
+
+def test_callback_sees_every_step_and_can_end_the_call(compact, photo):
+    steps = []
+
+    def callback(pipeline, step, timestep, tensors):
+        image = pipeline.decode(tensors["predicted"])
+        assert image.shape[1] == 3 and 0 <= image.min() and image.max() <= 1
+        steps.append(step)
+
+    compact(photo, "haze", num_inference_steps=4, callback_on_step_end=callback)
+    assert steps == [0, 1, 2, 3]
+
+    def stop(*_):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        compact(photo, "haze", callback_on_step_end=stop)
+    assert compact(photo, "haze").images, "the pipeline works on after an interrupted call"
+
+
+def test_a_long_caption_never_pushes_the_phrase_out(paper):
+    long = "a very long story about nothing " * 40
+    contexts = [paper.encode_context([paper.prompt(long, phrase)], None, None) for phrase in ("in a", "in b")]
+    assert not torch.allclose(*contexts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"degradation": "fog"}, "Unknown degradation"),
+        ({"mu": -0.1}, "at least 0"),
+        ({"mu": float("inf")}, "finite"),
+        ({"mu": [0.1, 0.2]}, "1 images but 2 values of mu"),
+        ({"num_inference_steps": 0}, "at least 1"),
+        ({"output_type": "jpg"}, "output_type"),
+        ({"resolution": 4}, "resolution"),
+        ({"image": Image.new("RGB", (1, 1))}, "at least 32"),
+        ({"image": []}, "no image"),
+        ({"image": "photo.jpg"}, "PIL image"),
+        ({"image": np.full((64, 64, 3), 7.0)}, r"\[0, 1\]"),
+        ({"image": np.full((64, 64, 3), np.nan)}, r"\[0, 1\]"),
+        ({"image": np.zeros((64, 64, 7), np.uint8)}, r"\[H, W, 3\]"),
+        ({"image": [Image.new("RGB", (64, 64)), Image.new("RGB", (64, 128))]}, "aspect"),
+    ],
+)
+def test_bad_input_is_answered_with_a_sentence(compact, photo, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        compact(**({"image": photo, "degradation": "haze"} | arguments))
+
+
+def test_unknown_models_are_answered_with_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"no model_index.json"):
+        load_pipeline(tmp_path)
+    with pytest.raises(ValueError, match=r"No generator 'nobody/nothing'"):
+        load_pipeline("nobody/nothing")

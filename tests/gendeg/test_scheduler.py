@@ -1,0 +1,75 @@
+import pytest
+import torch
+
+from gendeg.scheduler import BridgeScheduler
+
+
+@pytest.fixture
+def latents():
+    generator = torch.Generator().manual_seed(0)
+    clean, degraded, noise = torch.randn(3, 2, 3, 8, 8, generator=generator)
+    return clean, degraded, noise
+
+
+def test_noised_latents_run_from_clean_to_degraded(latents):
+    clean, degraded, noise = latents
+    scheduler = BridgeScheduler(residual_std=[0.5, 1.0, 2.0], noise_scale=0.7)
+    assert torch.equal(scheduler.add_noise(clean, degraded, noise, torch.zeros(2)), clean)
+    end = scheduler.add_noise(clean, degraded, noise, torch.full((2,), 1000.0))
+    torch.testing.assert_close(end, degraded)
+    middle = scheduler.add_noise(clean, degraded, noise, torch.full((2,), 500.0))
+    expected_std = 0.7 * 0.5 * torch.tensor([0.5, 1.0, 2.0])
+    spread = (middle - (clean + degraded) / 2) / noise
+    torch.testing.assert_close(spread.mean((0, 2, 3)), expected_std)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 13])
+def test_a_network_that_knows_the_answer_is_led_to_it(latents, steps):
+    clean, degraded, _ = latents
+    scheduler = BridgeScheduler(residual_std=[0.5, 1.0, 2.0], noise_scale=[0.5, 1.0, 1.2])
+    scheduler.set_timesteps(steps)
+    sample = scheduler.begin(clean)
+    assert torch.equal(sample, clean)
+    for timestep in scheduler.timesteps:
+        answer = scheduler.target(clean, degraded)
+        sample = scheduler.step(answer, timestep, sample, generator=torch.Generator().manual_seed(1)).prev_sample
+    torch.testing.assert_close(sample, degraded, rtol=1e-4, atol=1e-4)
+
+
+def test_steps_stay_on_the_bridge():
+    """With the right answer at every step, samples on the way are spread as `add_noise` spreads them in training."""
+    clean, degraded = torch.zeros(1, 2, 100, 100), torch.ones(1, 2, 100, 100)
+    scheduler = BridgeScheduler(residual_std=[0.5, 2.0], noise_scale=0.8)
+    scheduler.set_timesteps(5)
+    sample, generator = scheduler.begin(clean), torch.Generator().manual_seed(0)
+    for timestep, following in zip(scheduler.timesteps[:-1], scheduler.timesteps[1:], strict=True):
+        sample = scheduler.step(scheduler.target(clean, degraded), timestep, sample, generator=generator).prev_sample
+        wanted = scheduler.add_noise(clean, degraded, torch.ones_like(clean), following[None])
+        t = following / 1000
+        assert sample.mean((0, 2, 3)).tolist() == pytest.approx([float(t)] * 2, abs=0.05)
+        torch.testing.assert_close(sample.std((0, 2, 3)), (wanted - t)[0, :, 0, 0], rtol=0.05, atol=0)
+
+
+def test_the_generator_decides(latents):
+    clean, degraded, _ = latents
+    scheduler = BridgeScheduler()
+
+    def first_step(seed):
+        scheduler.set_timesteps(4)
+        answer, generator = scheduler.target(clean, degraded), torch.Generator().manual_seed(seed)
+        return scheduler.step(answer, scheduler.timesteps[0], scheduler.begin(clean), generator=generator).prev_sample
+
+    assert torch.equal(first_step(0), first_step(0))
+    assert not torch.equal(first_step(0), first_step(1))
+
+
+def test_saves_and_loads(tmp_path):
+    BridgeScheduler(residual_std=[0.1, 0.2], noise_scale=[1.0, 0.5]).save_pretrained(tmp_path)
+    loaded = BridgeScheduler.from_pretrained(tmp_path)
+    assert list(loaded.config.residual_std) == [0.1, 0.2]
+    assert list(loaded.config.noise_scale) == [1.0, 0.5]
+
+
+def test_no_steps_is_an_error():
+    with pytest.raises(ValueError, match="at least 1"):
+        BridgeScheduler().set_timesteps(0)

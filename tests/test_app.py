@@ -1,0 +1,172 @@
+"""The app through its named endpoint: results, reproducibility, every kind of bad input, cancelling."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from gendeg.pipeline import GenDegPipeline
+from gendeg.request import read_request
+
+
+@pytest.fixture(scope="module")
+def client(app_url: str) -> Client:
+    return Client(app_url, verbose=False)
+
+
+@pytest.fixture
+def degrade(client: Client) -> Callable[..., tuple]:
+    def degrade(path: Path | str, *arguments: Any, **options: Any) -> tuple:
+        return client.predict(handle_file(str(path)), *arguments, **options, api_name="/degrade")
+
+    return degrade
+
+
+def pixels(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")) / 255
+
+
+def test_degrade(degrade, photo: Path) -> None:
+    degraded, clean, degradation_map, numbers = degrade(photo, "rain", 0.1, 0.06, 7, steps=2)
+    assert pixels(degraded).shape == pixels(clean).shape == pixels(degradation_map).shape == (64, 85, 3)
+    assert numbers["degradation"] == "rain" and numbers["seed"] == 7
+    assert numbers["asked"] == {"mu": 0.1, "sigma": 0.06}
+    difference = np.abs(pixels(degraded) - pixels(clean))
+    assert numbers["reached"]["mu"] == pytest.approx(difference.mean(), abs=0.002)
+    assert numbers["reached"]["sigma"] == pytest.approx(difference.std(), abs=0.002)
+
+
+def test_only_the_photograph_is_required(degrade, photo: Path) -> None:
+    numbers = degrade(photo)[3]
+    assert numbers["degradation"] == "haze" and numbers["asked"] == {"mu": 0.107, "sigma": 0.067}
+
+
+def test_seed_decides(degrade, photo: Path) -> None:
+    first, again, other = (pixels(degrade(photo, "snow", 0.1, 0.06, seed)[0]) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_resolution(degrade, photo: Path) -> None:
+    # The short side would be 256, but the tiny model bounds the long one.
+    assert pixels(degrade(photo, resolution=256, steps=1)[0]).shape == (192, 256, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "1", "16 bits", "animation", "rotated", "panorama"])
+def test_unusual_images(degrade, photo: Path, tmp_path: Path, mode: str) -> None:
+    image = Image.open(photo)
+    path, shape = tmp_path / "photo.png", (64, 85, 3)
+    if mode == "16 bits":
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)
+    elif mode == "animation":
+        path = tmp_path / "photo.gif"
+        image.save(path, save_all=True, append_images=[image.rotate(180)])
+    elif mode == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path, shape = tmp_path / "photo.jpg", (85, 64, 3)
+        image.save(path, exif=exif)
+    elif mode == "panorama":
+        path, shape = tmp_path / "photo.jpg", (8, 256, 3)
+        image.resize((20_000, 500)).save(path)
+    elif mode == "CMYK":
+        path = tmp_path / "photo.jpg"
+        image.convert(mode).save(path)
+    else:
+        image.convert(mode).save(path)
+    degraded, clean, _, _ = degrade(path, steps=1)
+    assert pixels(degraded).shape == pixels(clean).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("text", "not an image"), ("truncated", "damaged or incomplete"), ("1x1", "at least 32"), ("bomb", "megapixels")],
+)
+def test_bad_images(degrade, photo: Path, tmp_path: Path, name: str, sentence: str) -> None:
+    path = tmp_path / ("notes.txt" if name == "text" else "photo.png")
+    if name == "text":
+        path.write_text("no pixels here")
+    elif name == "truncated":
+        path.write_bytes(photo.read_bytes()[:20_000])
+    elif name == "1x1":
+        Image.new("RGB", (1, 1)).save(path)
+    else:
+        Image.new("1", (20_000, 10_000)).save(path)
+    with pytest.raises(AppError, match=sentence):
+        degrade(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"degradation": "fog"}, "Choose one of: haze"),
+        ({"mu": 5}, "mu must be a number from 0 to 0.7"),
+        ({"mu": -0.1}, "mu must be a number from 0 to 0.7"),
+        ({"mu": "much"}, "mu must be a number"),
+        ({"sigma": 0.5}, "sigma must be a number from 0 to 0.4"),
+        ({"seed": -1}, "The seed must be a whole number"),
+        ({"seed": 1.5}, "The seed must be a whole number"),
+        ({"seed": 1e12}, "The seed must be a whole number"),
+        ({"steps": 0}, "The number of steps must be a whole number"),
+        ({"steps": 2.5}, "The number of steps must be a whole number"),
+        ({"guidance_scale": -1}, "The guidance scale must be a number"),
+        ({"resolution": 10_000}, "The resolution must be a whole number from 256 to 768"),
+    ],
+)
+def test_bad_values(degrade, photo: Path, options: dict, sentence: str) -> None:
+    with pytest.raises(AppError, match=sentence):
+        degrade(photo, **options)
+
+
+def test_no_photograph(client: Client) -> None:
+    with pytest.raises(AppError, match="There is no photograph yet"):
+        client.predict(None, api_name="/degrade")
+
+
+def test_cancel_stops_the_work(client: Client, degrade, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluations = 0
+    decode, working_size = GenDegPipeline.decode, GenDegPipeline.working_size
+
+    def slow_decode(self, latents):  # previews: every 33rd of 200 steps
+        nonlocal evaluations
+        evaluations += 1
+        time.sleep(0.3)
+        return decode(self, latents)
+
+    monkeypatch.setattr(GenDegPipeline, "decode", slow_decode)
+    monkeypatch.setattr(GenDegPipeline, "working_size", working_size)
+    job = client.submit(handle_file(str(photo)), steps=200, api_name="/degrade")
+    deadline = time.monotonic() + 30
+    while evaluations == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert evaluations > 0
+    job.cancel()
+    time.sleep(2)
+    stopped_at = evaluations
+    assert stopped_at < 6  # a whole run decodes six previews and two results
+    time.sleep(1)
+    assert evaluations == stopped_at
+    monkeypatch.undo()
+    assert degrade(photo)[3]["seed"] == 0
+
+
+def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None:
+    from gendeg.request import _shrunk
+
+    Image.new("RGB", (9000, 6000)).save(tmp_path / "large.png")
+    small = _shrunk(read_request(str(tmp_path / "large.png"), "haze").photo)
+    assert small.width * small.height <= 16_000_000 and small.width / small.height == 1.5
+
+
+def test_missing_model_is_a_sentence() -> None:
+    from gendeg.jobs import Model
+    from gendeg.tab import model_settings
+
+    notice, *settings = model_settings(Model("/nowhere"))
+    assert "could not be loaded" in notice.value and len(settings) == 4

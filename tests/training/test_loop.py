@@ -1,0 +1,75 @@
+import csv
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from training.loop import LoopSettings, train
+
+
+class _Line(Dataset):
+    """Points of y = 3 x; sample i depends on i alone."""
+
+    def __getitem__(self, index):
+        x = torch.rand(1, generator=torch.Generator().manual_seed(index))
+        return {"x": x, "y": 3 * x}
+
+
+def _loss(model, batch):
+    error = (model(batch["x"]) - batch["y"]).square().mean()
+    return error, {"error": error}
+
+
+def _run(folder, steps, stop_at=None, **changed):
+    torch.manual_seed(0)
+    model, saved, seen = torch.nn.Linear(1, 1), [], 0
+
+    def loss(m, batch):
+        nonlocal seen
+        seen += 1
+        if seen == stop_at:
+            raise KeyboardInterrupt
+        return _loss(m, batch)
+
+    settings = {"batch_size": 8, "learning_rate": 0.05, "warmup_steps": 2, "ema_decay": 0.9, "log_every": 5}
+    settings = LoopSettings(steps=steps, checkpoint_every=10, **(settings | changed))
+    train(model, loss, _Line(), settings, folder, lambda m: saved.append(m.weight.item()))
+    return model.weight.item(), saved[-1]
+
+
+def test_learns_and_saves_the_average(tmp_path):
+    weight, averaged = _run(tmp_path, 200)
+    assert weight == pytest.approx(3, abs=0.5)
+    assert averaged != weight
+    assert averaged == pytest.approx(weight, abs=0.2)
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path):
+    whole = _run(tmp_path / "whole", 40)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "parts", 40, stop_at=27)
+    assert _run(tmp_path / "parts", 40) == pytest.approx(whole, abs=1e-6)
+    logs = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("whole", "parts")]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
+    for ours, theirs in zip(*logs, strict=True):
+        assert float(ours["error"]) == pytest.approx(float(theirs["error"]), rel=1e-3)
+
+
+def test_a_stop_while_saving_loses_nothing(tmp_path):
+    _run(tmp_path, 20)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.previous")
+    (tmp_path / "checkpoint.partial").mkdir()
+    _run(tmp_path, 30)
+    steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
+    assert steps == [5, 10, 15, 20, 25, 30]
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path):
+    whole = _run(tmp_path / "whole", 20)
+    parts = _run(tmp_path / "parts", 20, gradient_accumulation=4)
+    assert parts == pytest.approx(whole, abs=1e-4)
+
+
+def test_indivisible_batches_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="does not divide"):
+        _run(tmp_path, 20, gradient_accumulation=3)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from gendeg.degradations import DEGRADATIONS
+from gendeg.intensity import intensity
+from training.pairs import PHRASES, SimulatedPairs, stored_pairs
+from training.photos import Photos
+from training.simulators.matching import SIMULATORS, simulate
+
+
+def test_every_degradation_has_different_physics():
+    assert list(SIMULATORS) and set(SIMULATORS) == set(DEGRADATIONS)
+    assert all(len(simulators) >= 2 for simulators in SIMULATORS.values())
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_simulates_a_wanted_intensity(name):
+    photo = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 255
+    photo = torch.nn.functional.interpolate(photo, (128, 128), mode="area")[0]
+    low, high = DEGRADATIONS[name].mu_range
+    reached = []
+    for position in (0.1, 0.4, 0.7):
+        mu = low + position * (high - low)
+        pair = simulate(photo, name, mu, DEGRADATIONS[name].typical[1], torch.Generator().manual_seed(1))
+        measured = intensity(photo[None], pair.degraded[None])
+        assert pair.mu == pytest.approx(mu, abs=0.015)
+        assert (pair.mu, pair.sigma) == pytest.approx([float(v) for v in measured], abs=1e-5)
+        assert pair.phrase in (DEGRADATIONS[name].phrase, *dict(DEGRADATIONS[name].mixed_phrases).values())
+        reached.append(pair.mu)
+    assert reached == sorted(reached)
+
+
+def test_pairs_depend_on_seed_and_index_alone():
+    pairs, again, other = (SimulatedPairs(Photos(), 64, seed) for seed in (0, 0, 1))
+    for index in (0, 4, 11):
+        item = pairs[index]
+        assert item["clean"].shape == item["degraded"].shape == (3, 64, 64)
+        assert int(item["degradation"]) == index % len(DEGRADATIONS)
+        assert PHRASES[int(item["phrase"])]
+        assert all(torch.equal(item[key], again[index][key]) for key in item)
+        assert not torch.equal(item["clean"], other[index]["clean"])
+
+
+def test_storing_resumes(tmp_path):
+    class Counting(SimulatedPairs):
+        made = 0
+
+        def __getitem__(self, index):
+            if Counting.made > 700:
+                raise KeyboardInterrupt
+            Counting.made += 1
+            rng = np.random.default_rng(index)
+            return {"clean": torch.from_numpy(rng.integers(0, 256, (3, 4, 4), dtype=np.uint8)), "mu": torch.tensor(0.1)}
+
+    with pytest.raises(KeyboardInterrupt):
+        stored_pairs(Counting(Photos(), 4), 1024, tmp_path, workers=0)
+    Counting.made = 0
+    arrays = stored_pairs(Counting(Photos(), 4), 1024, tmp_path, workers=0)
+    assert Counting.made < 700
+    for index in (0, 511, 512, 1023):
+        np.testing.assert_array_equal(
+            arrays["clean"][index], np.random.default_rng(index).integers(0, 256, (3, 4, 4), dtype=np.uint8)
+        )
+    with pytest.raises(ValueError, match="another recipe"):
+        stored_pairs(Counting(Photos(), 4), 64, tmp_path, workers=0)
+
+
+def test_photographs_come_upright_and_at_any_size(tmp_path):
+    Image.fromarray(data.coffee()).save(tmp_path / "wide.png")
+    Image.fromarray(data.coffee()).resize((40, 30)).convert("L").save(tmp_path / "tiny_grey.jpg")
+    (tmp_path / "notes.txt").write_text("not an image")
+    photos = Photos(tmp_path)
+    assert len(photos.files) == 2
+    for seed in range(6):
+        crop = photos.random_crop(96, np.random.default_rng(seed))
+        assert crop.shape == (96, 96, 3) and crop.dtype == np.uint8
+
+
+def test_missing_and_empty_folders_are_answered_with_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="no folder"):
+        Photos(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="No images in"):
+        Photos(tmp_path)
