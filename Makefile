@@ -2,6 +2,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
+# timm and spandrel ask for torchvision, which must be built for the very torch that is installed. Where no such build
+# is to be had (a CPU-only torch), a broken one is worse than none: nothing here needs it.
+INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
+WITHOUT_BROKEN_TORCHVISION = $(BIN)/python -c "import torchvision" 2>/dev/null || $(BIN)/python -m pip uninstall -q -y torchvision
+
 .PHONY: demo test lint
 
 demo: $(VENV)/runtime
@@ -19,9 +24,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/runtime: requirements.txt constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -r requirements.txt -c constraints.txt
+	$(INSTALL) -r requirements.txt
+	$(WITHOUT_BROKEN_TORCHVISION)
 	touch $@
 
 $(VENV)/development: requirements-dev.txt requirements.txt constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q -r requirements-dev.txt -c constraints.txt
+	$(INSTALL) -r requirements-dev.txt
+	$(WITHOUT_BROKEN_TORCHVISION)
 	touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
 
 import gendeg.codec
 import gendeg.scheduler  # noqa: F401  diffusers loads only classes of modules that are imported already
@@ -33,7 +34,7 @@ def load_pipeline(
         raise ValueError(f"{source} is not a GenDeg pipeline: it holds no model_index.json.")
     try:
         pipeline = GenDegPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
-    except OSError as error:
+    except (OSError, HFValidationError) as error:  # the latter: a path, but no such folder
         bundled = ", ".join(sorted(f.parent.name for f in BUNDLED.glob("*/model_index.json"))) or "none"
         raise ValueError(
             f"No generator {str(name_or_path)!r}: not bundled (there is: {bundled}), not a folder, and no readable "

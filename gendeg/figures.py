@@ -83,7 +83,8 @@ def _plot_base(degradation: str) -> str:
         parts.append(f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
     middle_x, middle_y = (_LEFT + _RIGHT) / 2, (_TOP + _BOTTOM) / 2
     parts.append(f'<text x="{middle_x}" y="{_HEIGHT - 5}" text-anchor="middle">μ, mean of the degradation map</text>')
-    parts.append(f'<text transform="translate(11 {middle_y}) rotate(-90)" text-anchor="middle">σ, its standard deviation</text>')
+    turned = f'transform="translate(11 {middle_y}) rotate(-90)"'
+    parts.append(f'<text {turned} text-anchor="middle">σ, its standard deviation</text>')
     return "\n".join(parts)
 
 

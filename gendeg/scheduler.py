@@ -3,8 +3,10 @@
 A stochastic interpolant (compare I2SB, arXiv 2302.05872, and BBDM, arXiv 2205.07680). With residual
 r = z_degraded - z_clean, its standard deviation rho per channel, noise e and time t in [0, 1]:
 
-    z_t = z_clean + t r + s sqrt(t (1 - t)) rho e
+    z_t = z_clean + t r + sqrt(t (1 - t)) rho (s e + q b)
 
+The smooth noise b is there for what is smooth in the residual: where light falls, where haze is thick. White noise
+averages out over such regions, and would leave the network neither in doubt of them nor free to choose them.
 The network sees [z_t, z_clean], t and the context, and predicts r / rho. Sampling starts at the clean latent itself,
 so the scene is never lost; the noise along the way decides where streaks, flakes and drops fall.
 """
@@ -18,6 +20,8 @@ from diffusers import ConfigMixin, SchedulerMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
+
+_SMOOTH_CELLS = (4, 16)  # lattice spacings of the smooth noise, in latent pixels
 
 
 @dataclass
@@ -39,6 +43,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
     Args:
         residual_std: rho, one number or one per latent channel.
         noise_scale: s, one number or one per latent channel. Patterns want noise, global changes want little.
+        smooth_noise_scale: q, one number or one per latent channel.
         num_train_timesteps: the network is told t * num_train_timesteps.
     """
 
@@ -49,6 +54,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         self,
         residual_std: float | list[float] = 1.0,
         noise_scale: float | list[float] = 1.0,
+        smooth_noise_scale: float | list[float] = 0.0,
         num_train_timesteps: int = 1000,
     ):
         self.init_noise_sigma = 1.0
@@ -80,9 +86,21 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         """A configured number, or list of one per channel, shaped to multiply [B, C, h, w]."""
         return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
 
-    def _noise_size(self, like: torch.Tensor) -> torch.Tensor:
-        """s rho, shaped to multiply [B, C, h, w]."""
-        return self.per_channel(self.config.noise_scale, like) * self.per_channel(self.config.residual_std, like)
+    def draw_noise(
+        self, like: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None = None
+    ) -> torch.Tensor:
+        """rho (s e + q b) of the shape of `like` [B, C, h, w]; b is interpolated between lattice points."""
+
+        def draw(height: int, width: int) -> torch.Tensor:
+            return randn_tensor((*like.shape[:2], height, width), generator, like.device, like.dtype)
+
+        height, width = like.shape[2:]
+        noise = self.per_channel(self.config.noise_scale, like) * draw(height, width)
+        for cell in _SMOOTH_CELLS:
+            lattice = draw(height // cell + 2, width // cell + 2)
+            smooth = torch.nn.functional.interpolate(lattice, scale_factor=cell, mode="bilinear")
+            noise += self.per_channel(self.config.smooth_noise_scale, like) * smooth[..., :height, :width]
+        return self.per_channel(self.config.residual_std, like) * noise
 
     def target(self, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
         """What the network learns to predict: r / rho."""
@@ -95,9 +113,9 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
     def add_noise(
         self, clean: torch.Tensor, degraded: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """z_t for latents and noise [B, C, h, w] and timesteps [B] in [0, num_train_timesteps]."""
+        """z_t for latents [B, C, h, w], noise from `draw_noise` and timesteps [B] in [0, num_train_timesteps]."""
         t = (timesteps.to(clean) / self.config.num_train_timesteps).reshape(-1, 1, 1, 1)
-        return clean + t * (degraded - clean) + self._noise_size(clean) * (t * (1 - t)).clamp(min=0).sqrt() * noise
+        return clean + t * (degraded - clean) + (t * (1 - t)).clamp(min=0).sqrt() * noise
 
     def step(
         self,
@@ -110,14 +128,14 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         """Move `sample` from the current time t to the next, t'; call once per entry of `timesteps`, in order.
 
         Given where it is and where it is thought to end, a bridge's next position is normal (I2SB, Equation 4):
-        mean z + (t' - t) / (1 - t) (z_degraded - z), deviation s rho sqrt((t' - t) (1 - t') / (1 - t)).
+        mean z + (t' - t) / (1 - t) (z_degraded - z), deviation as the noise's times sqrt((t' - t) (1 - t') / (1 - t)).
         """
         now, then = self._times[self._index], self._times[self._index + 1]
         degraded = self.predicted(model_output, self._clean)
         result = sample + (then - now) / (1 - now) * (degraded - sample)
         if then < 1:
-            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
-            result = result + self._noise_size(sample) * ((then - now) * (1 - then) / (1 - now)) ** 0.5 * noise
+            noise = self.draw_noise(sample, generator)
+            result = result + ((then - now) * (1 - then) / (1 - now)) ** 0.5 * noise
         self._index += 1
         if not return_dict:
             return (result,)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -116,7 +117,8 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
         restored.save(part, quality=95)
         os.replace(part, target)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise ValueError(f"{target} cannot be written: {error.strerror or error}.") from error
 
 

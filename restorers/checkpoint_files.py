@@ -41,17 +41,22 @@ def read_state_dict(path: str | Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # about pickle versions and archives that are refused anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path.name} was not opened: besides weights it holds Python objects, and loading those can run code. "
-                f"Ask its author for a safetensors file."
-            ) from error
-        raise ValueError(f"{path.name} is damaged or no PyTorch file.") from error
+        if "Unsupported operand" in str(error) and not _is_pickle(path):
+            raise ValueError(f"{path.name} is damaged or no PyTorch file.") from error
+        raise ValueError(
+            f"{path.name} was not opened: besides weights it holds Python objects, and loading those can run code. "
+            f"Ask its author for a safetensors file."
+        ) from error
     except Exception as error:  # torch raises almost anything on damaged files
         raise ValueError(f"{path.name} is damaged or no PyTorch file.") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path.name} holds no weights but a {type(content).__name__}.")
     return content
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def save_restorer(network: nn.Module, folder: str | Path, trained_for: Sequence[str], **facts: Any) -> Path:

@@ -77,7 +77,7 @@ class NAFNet(nn.Module):
             "dec_blk_nums": list(dec_blk_nums),
         }
         self.multiple = 2 ** len(enc_blk_nums)
-        self.floats_per_pixel = 9 * width
+        self.floats_per_pixel = 6 * width + 64
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, out_channel, 3, padding=1)
         self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()

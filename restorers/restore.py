@@ -1,7 +1,7 @@
 """How is an image of any size restored within a memory budget? In overlapping tiles whose seams are blended.
 
-Pixels count in both directions alike: an axis is cut into equally long spans that start at multiples of the network's
-grid, each span weighs its pixels by their distance from its inner ends, and the weights of all spans add up to one.
+Rows and columns are treated alike: an axis is cut into equally long spans that overlap, each span weighs its pixels by
+their distance from its inner ends, and the weights of all spans add up to one at each pixel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from restorers.layers import reflected, round_up
 
 CPU_BUDGET = 1 << 30  # bytes for the network's work on one tile; leaves room for the image itself on any laptop
 CUDA_SHARE = 0.7  # of the memory that is free
-OVERLAP = 64  # pixels, rounded up to the network's multiple
+OVERLAP = 64  # pixels that neighbouring tiles share, at least
+ALIGNMENT = 32  # the coarsest stride of any of the networks
 UNKNOWN_FLOATS_PER_PIXEL = 2048  # assumed of networks that do not tell
 
 
@@ -114,34 +115,51 @@ class _Span:
 
 
 def _tiles(height: int, width: int, multiple: int, pixels: int) -> tuple[list[_Span], list[_Span]]:
-    """Spans of rows and of columns whose tiles have at most `pixels` pixels, or as few as is sensible."""
-    overlap = round_up(OVERLAP, multiple)
+    """Spans of rows and of columns: whole, or the cheapest tiles of at most `pixels` pixels and sensible shape."""
     tall, wide = round_up(height, multiple), round_up(width, multiple)
     if tall * wide > pixels:
-        least = 3 * overlap
-        side = max(math.isqrt(pixels) // multiple * multiple, least)
-        if tall <= side:
-            wide = max(pixels // tall // multiple * multiple, least)
-        elif wide <= side:
-            tall = max(pixels // wide // multiple * multiple, least)
-        else:
-            tall = wide = side
-    return _spans(height, multiple, tall, overlap), _spans(width, multiple, wide, overlap)
+        least = round_up(3 * OVERLAP, multiple)
+        shapes = [(min(least, tall), min(least, wide))]
+        for rows in range(min(least, tall), tall + 1, multiple):
+            columns = min(pixels // rows // multiple * multiple, wide)
+            if columns >= min(least, wide) and max(rows, columns) <= 2 * max(min(rows, columns), least):
+                shapes.append((rows, columns))
+        tall, wide = min(shapes[1:] or shapes, key=lambda shape: _cost(height, width, multiple, *shape))
+    return _spans(height, multiple, tall), _spans(width, multiple, wide)
 
 
-def _spans(size: int, multiple: int, longest: int, overlap: int) -> list[_Span]:
-    """Cover an axis with equal spans of at most `longest` pixels, all of which are multiples of `multiple`."""
-    padded = round_up(size, multiple)
-    count = 1 if padded <= longest else -(-(padded - overlap) // (longest - overlap))
+def _cost(height: int, width: int, multiple: int, tall: int, wide: int) -> int:
+    """Pixels that the network must work through."""
+    rows, row_length = _layout(height, multiple, tall)
+    columns, column_length = _layout(width, multiple, wide)
+    return len(rows) * row_length * len(columns) * column_length
+
+
+def _layout(size: int, multiple: int, longest: int) -> tuple[list[int], int]:
+    """Where equal spans of at most `longest` pixels start, and their length, a multiple of `multiple`.
+
+    Starts are aligned to the network's grid, so that its strides fall on the same pixels in every tile.
+    """
+    grid = math.gcd(multiple, ALIGNMENT)
+    if round_up(size, multiple) <= longest:
+        return [0], round_up(size, multiple)
+    overlap, padded = round_up(OVERLAP, grid), round_up(size, grid)
+    count = -(-(padded - overlap) // (longest - overlap))
     length = round_up(-(-(padded + (count - 1) * overlap) // count), multiple)
     last = padded - length
-    starts = [0] if count == 1 else [last * i // (count - 1) // multiple * multiple for i in range(count)]
-    raw = torch.zeros(count, padded, dtype=torch.float64)
+    return [last * i // (count - 1) // grid * grid for i in range(count)], length
+
+
+def _spans(size: int, multiple: int, longest: int) -> list[_Span]:
+    """Cover an axis with the spans of `_layout`, blended over at least OVERLAP pixels."""
+    starts, length = _layout(size, multiple, longest)
+    end = starts[-1] + length
+    raw = torch.zeros(len(starts), end, dtype=torch.float64)
     for index, start in enumerate(starts):
         distance = torch.arange(length, dtype=torch.float64) + 0.5
-        from_start = torch.full_like(distance, math.inf) if index == 0 else distance
-        from_end = torch.full_like(distance, math.inf) if index == count - 1 else distance.flip(0)
-        t = ((torch.minimum(from_start, from_end) - overlap / 4) / (overlap / 2)).clamp(0, 1)
+        from_start = torch.full_like(distance, math.inf) if start == 0 else distance
+        from_end = torch.full_like(distance, math.inf) if start + length == end else distance.flip(0)
+        t = ((torch.minimum(from_start, from_end) - OVERLAP / 4) / (OVERLAP / 2)).clamp(0, 1)
         raw[index, start : start + length] = t * t * (3 - 2 * t)
     weights = (raw / raw.sum(0)).float()
     spans = []

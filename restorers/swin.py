@@ -86,7 +86,7 @@ class SwinRestorer(nn.Module):
         self.multiple = PATCH * 2 ** (len(channels) - 1) * max(windows)
         if any(max(windows) % window for window in windows) or self.encoder.feature_info.reduction()[0] != PATCH:
             raise ValueError("SwinRestorer needs an encoder with patches of 4 pixels and one window size.")
-        self.floats_per_pixel = 14 * stem_width + (9 * decoder_width + 20 * channels[0]) // PATCH**2
+        self.floats_per_pixel = 10 * stem_width + (9 * decoder_width + 20 * channels[0]) // PATCH**2
 
         def blocks(width: int) -> nn.Sequential:
             return nn.Sequential(*(GatedBlock(width) for _ in range(decoder_blocks)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +10,16 @@ import pytest
 import skimage.data
 import torch
 import yaml
+from PIL import Image
 
+import app
 from gendeg.codec import PatchCodec
 from gendeg.scheduler import BridgeScheduler
 from training.generator import Generator, save_pipeline
 from training.text import train_tokenizer
 
+# The networks here are so small that a second thread only waits for the first.
+torch.set_num_threads(1)
 RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
 
 
@@ -35,11 +40,9 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def app_url(tiny_pipeline_folder: Path) -> Iterator[str]:
-    """Address of the running app with the tiny generator."""
+    """Address of the running app, with the tiny generator unless GENDEG_MODEL names another."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
-        import app
-
+        patch.setenv("GENDEG_MODEL", os.environ.get("GENDEG_MODEL", str(tiny_pipeline_folder)))
         demo = app.build()
     _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
     yield url
@@ -49,8 +52,6 @@ def app_url(tiny_pipeline_folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A photograph, 320 x 240."""
-    from PIL import Image
-
     path = tmp_path_factory.mktemp("photo") / "astronaut.png"
     Image.fromarray(skimage.data.astronaut()).resize((320, 240)).save(path)
     return path

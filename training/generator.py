@@ -86,9 +86,11 @@ class LatentPairs(Dataset):
         dropout: dict[str, float],
         tokens: torch.Tensor,
         null_tokens: torch.Tensor,
+        scheduler: BridgeScheduler,
         seed: int,
     ):
-        self.latents, self.tokens, self.null_tokens, self.seed = latents, tokens, null_tokens, seed
+        self.latents, self.tokens, self.null_tokens = latents, tokens, null_tokens
+        self.scheduler, self.seed = scheduler, seed
         self.dropped = list(dropout)
         self.thresholds = np.cumsum(list(dropout.values()))
 
@@ -112,7 +114,7 @@ class LatentPairs(Dataset):
             "mu": mu,
             "sigma": sigma,
             "time": bridge_times(torch.tensor(rng.random(), dtype=torch.float32)),
-            "noise": torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32)),
+            "noise": self.scheduler.draw_noise(clean[None], torch.Generator().manual_seed(int(rng.integers(2**62))))[0],
         }
 
 
@@ -147,45 +149,44 @@ def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -
 # -------------------------------------------------------------------------------------------------------- process
 
 
+def channel_energy(codec: PatchCodec, residual_std: torch.Tensor) -> torch.Tensor:
+    """Energy, in pixels, of a residual with deviations `residual_std` [C] of the latent channels: [C]."""
+    return (residual_std * codec.unproject.weight.detach().flatten(1).norm(dim=0)).square()
+
+
 def fit_bridge(
-    codec: PatchCodec, latents: dict[str, torch.Tensor], noise_scale: tuple[float, float]
-) -> tuple[BridgeScheduler, torch.Tensor]:
-    """A scheduler that knows the residual's size in every channel, and the loss weight of every channel.
+    codec: PatchCodec, latents: dict[str, torch.Tensor], noise_scale: tuple[float, float], smooth_noise_scale: float
+) -> BridgeScheduler:
+    """A scheduler that knows the residual's size in every channel.
 
-    Channels are weighed by the square root of their residual's energy in pixels. The ones with the most energy (local
-    means: haze, darkness) get the lower noise scale, those at or below the median (patterns) the upper one.
-
-    Returns:
-        (the scheduler, weights [1, C, 1, 1] with mean 1).
+    The channels with the most energy in pixels (local means: haze, darkness) get the lower noise scale and the smooth
+    noise, those at or below the median (patterns) the upper one and none.
     """
     some = slice(0, 4000)
     residual = latents["degraded"][some].float() - latents["clean"][some].float()
     rho = residual.square().mean((0, 2, 3)).sqrt()
-    energy = (rho * codec.unproject.weight.detach().flatten(1).norm(dim=0)).square()
+    energy = channel_energy(codec, rho)
     low, high = noise_scale
     position = ((energy / energy.median()).log() / (energy.max() / energy.median()).log()).clamp(0, 1)
-    scheduler = BridgeScheduler(
+    return BridgeScheduler(
         residual_std=[round(v, 5) for v in rho.tolist()],
         noise_scale=[round(v, 3) for v in (high + (low - high) * position).tolist()],
+        smooth_noise_scale=[round(v, 3) for v in (smooth_noise_scale * position).tolist()],
     )
-    weights = energy.sqrt()
-    return scheduler, (weights / weights.mean()).reshape(1, -1, 1, 1)
 
 
 class BridgeLoss:
     """Weighted squared error of the predicted residual, and error of the intensity that it means.
 
-    Args:
-        weights: [1, C, 1, 1] per channel.
-        unproject: [192, C] linear part of the codec's decoder: latents to the pixels of a patch.
-        intensity_weight: of the second term.
+    Channels are weighed by the square root of their residual's energy in pixels: by the energy itself, patterns would
+    be lost; evenly, the network would spend itself on what nobody sees.
     """
 
-    def __init__(
-        self, scheduler: BridgeScheduler, weights: torch.Tensor, unproject: torch.Tensor, intensity_weight: float
-    ):
-        self.scheduler, self.weights, self.unproject = scheduler, weights, unproject
-        self.intensity_weight = intensity_weight
+    def __init__(self, scheduler: BridgeScheduler, codec: PatchCodec, intensity_weight: float):
+        self.scheduler, self.intensity_weight = scheduler, intensity_weight
+        self.unproject = codec.unproject.weight.detach().flatten(1)  # latents to the pixels of a patch, [192, C]
+        weights = channel_energy(codec, torch.tensor(scheduler.config.residual_std)).sqrt()
+        self.weights = (weights / weights.mean()).reshape(1, -1, 1, 1)
 
     def __call__(
         self, model: nn.Module, batch: dict[str, torch.Tensor]
@@ -216,11 +217,17 @@ class BridgeLoss:
 
 
 def main() -> None:
-    options = {"--codec": {"type": Path, "required": True, "help": "folder of the trained codec"}}
+    options = {
+        "--codec": {"type": Path, "help": "folder of the trained codec"},
+        "--initial": {"type": Path, "help": "pipeline folder to start from: weights, codec and scheduler"},
+    }
     recipe, args = read_recipe(__doc__, options)
-    codec = PatchCodec.from_pretrained(args.codec).eval()
+    if (args.codec is None) == (args.initial is None):
+        raise SystemExit("Name either the codec's folder (--codec), or a pipeline to start from (--initial).")
+    initial = GenDegPipeline.from_pretrained(args.initial) if args.initial else None
+    codec = (initial.vae.float() if initial else PatchCodec.from_pretrained(args.codec)).eval()
     length = recipe["model"]["text"]["max_position_embeddings"]
-    tokenizer = train_tokenizer(length)
+    tokenizer = initial.tokenizer if initial else train_tokenizer(length)
     prompts = [f"{c}, {p}" if c else p for c in ["", *CAPTIONS] for p in PHRASES]
     tokens = tokenizer(
         [*prompts, ""], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
@@ -229,13 +236,15 @@ def main() -> None:
 
     torch.manual_seed(recipe["seed"])
     model = Generator(recipe["model"], codec.config.latent_channels, len(tokenizer), tokenizer.eos_token_id)
+    if initial:
+        load_weights(model, initial)
     for number, stage in enumerate(recipe["stages"], 1):
         name = f"{stage['size']}-{stage['pairs']}"
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / f"pairs-{name}", recipe["workers"])
         latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt")
         if number == 1:
-            scheduler, weights = fit_bridge(codec, latents, tuple(recipe["noise_scale"]))
+            scheduler = initial.scheduler if initial else fit_bridge(codec, latents, **recipe["bridge"])
             save = partial(
                 save_pipeline,
                 codec=codec,
@@ -244,10 +253,10 @@ def main() -> None:
                 defaults=recipe["pipeline"],
                 folder=args.output / "pipeline",
             )
-        loss = BridgeLoss(scheduler, weights, codec.unproject.weight.detach().flatten(1), recipe["intensity_weight"])
-        data = LatentPairs(latents, recipe["dropout"], tokens, null_tokens, recipe["seed"] + number)
+        loss = BridgeLoss(scheduler, codec, recipe["intensity_weight"])
+        data = LatentPairs(latents, recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number)
         train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
-        load_averaged(model, args.output / "pipeline")
+        load_weights(model, GenDegPipeline.from_pretrained(args.output / "pipeline"))
 
 
 def save_pipeline(
@@ -266,9 +275,8 @@ def save_pipeline(
     pipeline.save_pretrained(folder, max_shard_size="15MB")
 
 
-def load_averaged(model: Generator, folder: Path) -> None:
-    """Put the weights of a pipeline folder back into the training module."""
-    pipeline = GenDegPipeline.from_pretrained(folder)
+def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:
+    """Put a pipeline's weights into the training module."""
     for name in ("unet", "text_encoder", "intensity_projection"):
         getattr(model, name).load_state_dict({k: v.float() for k, v in getattr(pipeline, name).state_dict().items()})
 

@@ -13,14 +13,21 @@ def latents():
 
 def test_noised_latents_run_from_clean_to_degraded(latents):
     clean, degraded, noise = latents
-    scheduler = BridgeScheduler(residual_std=[0.5, 1.0, 2.0], noise_scale=0.7)
+    scheduler = BridgeScheduler()
     assert torch.equal(scheduler.add_noise(clean, degraded, noise, torch.zeros(2)), clean)
     end = scheduler.add_noise(clean, degraded, noise, torch.full((2,), 1000.0))
     torch.testing.assert_close(end, degraded)
     middle = scheduler.add_noise(clean, degraded, noise, torch.full((2,), 500.0))
-    expected_std = 0.7 * 0.5 * torch.tensor([0.5, 1.0, 2.0])
-    spread = (middle - (clean + degraded) / 2) / noise
-    torch.testing.assert_close(spread.mean((0, 2, 3)), expected_std)
+    torch.testing.assert_close(middle - (clean + degraded) / 2, noise / 2)
+
+
+def test_noise_is_scaled_per_channel_and_smooth_where_asked():
+    scheduler = BridgeScheduler(residual_std=[0.5, 2.0], noise_scale=[0.8, 0.0], smooth_noise_scale=[0.0, 0.5])
+    noise = scheduler.draw_noise(torch.zeros(4, 2, 64, 64), torch.Generator().manual_seed(0))
+    assert noise[:, 0].std() == pytest.approx(0.4, rel=0.05)
+    steps = (noise[..., 1:] - noise[..., :-1]).std((0, 2, 3)) / noise.std((0, 2, 3))
+    assert steps[0] > 1.3, "white noise: neighbours are independent"
+    assert steps[1] < 0.5, "smooth noise: neighbours are alike"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8, 13])
@@ -44,7 +51,8 @@ def test_steps_stay_on_the_bridge():
     sample, generator = scheduler.begin(clean), torch.Generator().manual_seed(0)
     for timestep, following in zip(scheduler.timesteps[:-1], scheduler.timesteps[1:], strict=True):
         sample = scheduler.step(scheduler.target(clean, degraded), timestep, sample, generator=generator).prev_sample
-        wanted = scheduler.add_noise(clean, degraded, torch.ones_like(clean), following[None])
+        noise = torch.tensor([0.4, 1.6])[:, None, None].expand_as(clean)
+        wanted = scheduler.add_noise(clean, degraded, noise, following[None])
         t = following / 1000
         assert sample.mean((0, 2, 3)).tolist() == pytest.approx([float(t)] * 2, abs=0.05)
         torch.testing.assert_close(sample.std((0, 2, 3)), (wanted - t)[0, :, 0, 0], rtol=0.05, atol=0)

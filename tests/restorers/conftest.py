@@ -1,7 +1,15 @@
+import sys
 import zlib
 
 import pytest
 import torch
+
+import restorers.registry  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def _same_images_every_time():
+    torch.manual_seed(0)
 
 
 def weights_from_names(network):
@@ -30,9 +38,6 @@ def named_weights():
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
     """Empty folders in place of the bundled checkpoints and the user's models."""
-    import restorers.registry  # noqa: F401
-    import sys
-
     registry = sys.modules["restorers.registry"]
     monkeypatch.setattr(registry, "BUNDLED", tmp_path / "bundled")
     monkeypatch.setattr(registry, "MODELS", tmp_path / "models")

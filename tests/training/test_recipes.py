@@ -68,7 +68,24 @@ def test_termination_saves_and_the_same_command_goes_on(trained, tmp_path):
     assert (output / "log.csv").read_text().splitlines()[-1].split(",")[0] == str((step + 10) // 10 * 10)
 
 
+def test_training_can_start_from_a_pipeline(trained):
+    initial = trained / "generator" / "pipeline"
+    _run("generator", RECIPES / "generator-smoke.yaml", "--initial", initial, "--output", trained / "continued")
+    first, continued = (load_pipeline(folder, device="cpu") for folder in (initial, trained / "continued" / "pipeline"))
+    assert continued.scheduler.config.residual_std == first.scheduler.config.residual_std
+    difference = (first.unet.conv_in.weight - continued.unet.conv_in.weight).abs().max()
+    assert 0 < difference < 0.1
+
+
 def test_a_missing_recipe_is_answered_with_a_sentence():
     result = subprocess.run(_command("codec", "nowhere.yaml"), cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert "there is no recipe nowhere.yaml" in result.stderr
+
+
+def test_a_generator_needs_a_codec():
+    result = subprocess.run(
+        _command("generator", RECIPES / "generator-smoke.yaml"), cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert "--codec" in result.stderr and "Traceback" not in result.stderr

@@ -1,0 +1,126 @@
+"""A person in a browser: uploads a photograph, chooses a degradation, generates, and sees what was reached.
+
+SCREENSHOT=path also saves the page there; with GENDEG_MODEL set, the page is of that model instead of the tiny one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import skimage
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+OPTIONS += ["--disable-sync", "--no-first-run"]
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome executable on the PATH")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, app_url: str) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(60_000)
+    page.goto(app_url)
+    expect(page.locator("#generate")).to_be_enabled(timeout=60_000)
+    yield page
+    page.close()
+
+
+def choose(page: Page, degradation: str) -> None:
+    page.click("#degradation input")
+    page.get_by_role("option", name=degradation).click()
+    page.locator(f'#plot svg[aria-label^="Real intensities of {degradation}"]').wait_for()
+
+
+def upload(page: Page) -> None:
+    page.set_input_files("#photo input[type=file]", PHOTO)
+    page.locator("#photo img").wait_for()
+
+
+def test_degrade(page: Page, tmp_path: Path) -> None:
+    upload(page)
+    choose(page, "Snow")
+    page.click("#generate")
+    page.wait_for_function("parseFloat(document.querySelector('#reached-mu')?.textContent) > 0")
+    assert 0 < float(page.inner_text("#reached-sigma")) < 1
+    assert page.inner_text("#asked-mu") == "0.057"
+    expect(page.locator("#result img")).to_have_count(2)
+    for image in page.locator("#result img").all():
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    with page.expect_download() as download:
+        page.click("#download-degraded")
+    assert download.value.suggested_filename.startswith("coffee-snow-")
+    page.wait_for_timeout(500)
+    page.screenshot(path=tmp_path / "degrade.png")
+    if "SCREENSHOT" in os.environ:
+        page.screenshot(path=os.environ["SCREENSHOT"])
+
+
+def test_sweep(page: Page) -> None:
+    upload(page)
+    page.click("#sweep")
+    page.locator("#sweep-figure img").wait_for()
+    expect(page.locator("#status")).to_contain_text("Done")
+
+
+def test_no_photograph_is_a_sentence(page: Page) -> None:
+    page.click("#generate")
+    expect(page.locator("#status")).to_contain_text("There is no photograph yet")
+    expect(page.locator("#generate")).to_be_enabled()
+
+
+def test_cancel(page: Page) -> None:
+    upload(page)
+    page.click("#advanced button")
+    for name, value in (("steps", "100"), ("resolution", "768")):
+        page.fill(f"#{name} input[type=number]", value)
+        page.keyboard.press("Tab")
+    page.click("#generate")
+    expect(page.locator("#status")).to_contain_text("Step", timeout=30_000)
+    page.click("#cancel")
+    expect(page.locator("#status")).to_have_text("Cancelled.", timeout=30_000)
+    expect(page.locator("#generate")).to_be_enabled()
+
+
+def test_plot_and_real_data_choose_the_intensity(page: Page) -> None:
+    choose(page, "Low light")
+    mu = page.locator("#mu input[type=number]")
+    expect(mu).to_have_value("0.2")
+    page.locator("#plot svg").click(position={"x": 100, "y": 100})
+    expect(mu).not_to_have_value("0.2")
+    page.wait_for_timeout(300)
+    chosen = mu.input_value()
+    page.click("#draw")
+    expect(mu).not_to_have_value(chosen)
+
+
+def test_fits_a_phone(browser: Browser, app_url: str) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(app_url)
+    page.locator("#generate").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_needs_no_other_server(browser: Browser, app_url: str) -> None:
+    page = browser.new_page()
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.goto(app_url)
+    page.locator("#generate").wait_for()
+    assert addresses and all(a.startswith((app_url, "data:", "blob:")) for a in addresses)
+    page.close()

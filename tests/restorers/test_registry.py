@@ -1,0 +1,208 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from restorers import Restorer, available, load_restorer, save_restorer
+from restorers.checkpoint_files import read_state_dict
+from restorers.nafnet import NAFNet
+from restorers.promptir import PromptIR
+from restorers.swin import SwinRestorer
+
+NAFNET = {"width": 4, "enc_blk_nums": (1, 1), "dec_blk_nums": (1, 1)}
+PROMPTIR = {"dim": 8, "num_blocks": (1, 1, 1, 1), "prompt_dims": (4, 4, 8), "prompt_sizes": (4, 4, 4)}
+SWIN = {"encoder_kwargs": {"embed_dim": 8, "num_heads": (1, 1, 1, 1), "window_size": 2}, "stem_width": 4}
+SWIN_V2 = SWIN | {"encoder": "swinv2_tiny_window8_256"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(NAFNet, NAFNET), (PromptIR, PROMPTIR), (SwinRestorer, SWIN), (SwinRestorer, SWIN_V2)]
+)
+@torch.no_grad()
+def test_saved_restorers_load_again(named_weights, bundle, kind, config):
+    network = named_weights(kind(**config))
+    network.load_state_dict({name: value.half() for name, value in network.state_dict().items()})  # as files hold them
+    folder = save_restorer(network, bundle / "bundled" / "mine", ["rain", "haze"], recipe="mine.yaml")
+    assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert available() == {"mine": ("rain", "haze")}
+    restorer = load_restorer("mine", device="cpu")
+    assert (restorer.name, restorer.trained_for) == ("mine", ("rain", "haze"))
+    assert restorer.network.config == network.config
+    image = torch.rand(1, 3, 32, 64)  # a multiple of what NAFNet, which pads by zeros, would pad to
+    torch.testing.assert_close(restorer(image), network(image).clamp(0, 1), atol=1e-5, rtol=0)
+    by_path = load_restorer(folder, device="cpu")
+    assert torch.equal(by_path(image), restorer(image))
+
+
+def test_saving_again_replaces(bundle):
+    folder = bundle / "bundled" / "mine"
+    save_restorer(NAFNet(**NAFNET), folder, ["rain"])
+    save_restorer(PromptIR(**PROMPTIR), folder, ["snow"])
+    assert load_restorer("mine", "cpu").network.architecture == "promptir"
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.ckpt", "a.safetensors"])
+def test_files_of_the_user(bundle, name):
+    network = NAFNet(**NAFNET)
+    path = bundle / "models" / name
+    state = {f"net.{key}": value for key, value in network.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state, "epoch": 3}, path)
+    assert available() == {"a": ()}
+    for asked in ("a", name, path, str(path)):
+        restorer = load_restorer(asked, device="cpu")
+        assert restorer.name == "a" and restorer.trained_for == ()
+
+
+def test_every_kind_of_image_comes_back_as_it_was():
+    restorer = Restorer("double", _Double())
+    array = np.random.default_rng(0).integers(0, 128, (13, 22, 3), dtype=np.uint8)
+    expected = array * 2
+    image = Image.fromarray(array)
+    assert np.array_equal(np.asarray(restorer(image)), expected)
+    assert np.array_equal(restorer(array), expected)
+    floats = restorer((array / 255).astype(np.float64))
+    assert floats.dtype == np.float64 and np.allclose(floats, expected / 255, atol=1e-6)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    assert torch.equal(restorer(tensor), tensor * 2)
+    assert torch.equal(restorer(tensor[None]), tensor[None] * 2)
+    half = restorer((tensor / 255).half())
+    assert half.dtype == torch.float16 and half.shape == tensor.shape
+    transparent = image.copy()
+    transparent.putalpha(Image.fromarray(array[..., 0]))
+    restored = restorer(transparent)
+    assert restored.mode == "RGBA" and np.array_equal(np.asarray(restored)[..., 3], array[..., 0])
+    assert restorer(image.convert("L")).mode == "RGB"
+    assert np.array_equal(np.asarray(image), array), "what was given must not change"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "photo.png",
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.int64),
+        np.full((4, 4, 3), 200.0),
+        np.full((4, 4, 3), np.nan),
+        np.zeros((0, 4, 3), np.uint8),
+        torch.zeros(4, 4, 3),
+        torch.zeros(3, 4, 4, dtype=torch.int32),
+    ],
+)
+def test_refuses_what_is_no_image(image):
+    with pytest.raises(ValueError, match="image"):
+        Restorer("double", _Double())(image)
+
+
+class _Double(torch.nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+class _Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.ckpt"])
+@pytest.mark.parametrize("write", ["torch", "old torch", "pickle"])
+def test_code_in_a_file_is_refused_and_does_not_run(tmp_path, name, write):
+    path, evidence = tmp_path / name, tmp_path / "evidence"
+    content = {"params": _Evil(evidence)}
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=write == "torch")
+    with pytest.raises(ValueError, match=f"{name} was not opened: .* run code"):
+        load_restorer(path)
+    assert not evidence.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("keep", [0, 1, 100, -100])
+def test_damaged_files(tmp_path, suffix, keep):
+    path = tmp_path / f"a{suffix}"
+    state = NAFNet(**NAFNET).state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=rf"^a{suffix} is damaged or no"):
+        load_restorer(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
+def test_text_is_not_weights(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="damaged or no"):
+        load_restorer(path)
+
+
+def test_other_mistakes(tmp_path, bundle, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "a.onnx").write_text("")
+    torch.save([torch.zeros(3)], tmp_path / "list.pth")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
+    for name, sentence in {
+        tmp_path / "a.onnx": "must end in .safetensors",
+        tmp_path / "list.pth": "holds no weights but a list",
+        tmp_path / "unknown.pth": "unknown.pth: These weights belong to none",
+        tmp_path / "missing.pth": "There is no file",
+        tmp_path: "no readable config.json",
+        "nafnet": "There is no restorer 'nafnet'; there are none yet",
+        "": "Name a restorer",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            load_restorer(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"architecture": "unet"}, "no architecture 'unet'"),
+        ({"config": {"width": "wide"}}, "No nafnet can be built"),
+        ({"config": {"depth": 3}}, "No nafnet can be built"),
+        ({"config": {"width": 8}}, "do not fit nafnet"),
+        ({"config": None}, "not the config of a restorer"),
+    ],
+)
+def test_broken_configs(bundle, change, sentence):
+    folder = save_restorer(NAFNet(**NAFNET), bundle / "bundled" / "mine", [])
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=sentence):
+        load_restorer("mine")
+
+
+def test_a_hub_repository(bundle, monkeypatch):
+    import huggingface_hub
+
+    folder = save_restorer(NAFNet(**NAFNET), bundle / "hub", ["snow"])
+    asked = []
+
+    def download(repository, file):
+        asked.append((repository, file))
+        if file not in ("config.json", "model.safetensors"):
+            raise FileNotFoundError(file)
+        return str(folder / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert load_restorer("somebody/nafnet", "cpu").trained_for == ("snow",)
+    assert load_restorer("somebody/nafnet/model.safetensors", "cpu").trained_for == ()
+    assert asked[-1] == ("somebody/nafnet", "model.safetensors")
+    with pytest.raises(ValueError, match="the Hub did not give it"):
+        load_restorer("somebody/nafnet/other.pth")
+
+
+def test_reads_what_training_frameworks_write(tmp_path):
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"net.x": torch.ones(2)}, "epoch": 3, "pytorch-lightning_version": "2.0"}, path)
+    assert torch.equal(read_state_dict(path)["state_dict"]["net.x"], torch.ones(2))
