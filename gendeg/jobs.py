@@ -132,8 +132,12 @@ def _in_background(model: Model, work: Callable[[Callable[[Step], None]], Any]) 
                 messages.put(work(report))
             except _Abandoned:
                 pass
-            except Exception as error:
+            except ValueError as error:
                 messages.put(error)
+            except Exception as error:  # out of memory, most likely
+                logging.exception("A job failed.")
+                sentence = f"The model failed ({type(error).__name__}). A lower resolution needs less memory."
+                messages.put(ValueError(sentence))
 
     threading.Thread(target=run, daemon=True).start()
     try:
@@ -143,7 +147,7 @@ def _in_background(model: Model, work: Callable[[Callable[[Step], None]], Any]) 
                 message = messages.get(timeout=_HEARTBEAT)
             except Empty:
                 message = None
-            if isinstance(message, Exception):
+            if isinstance(message, ValueError):
                 raise message
             yield message
     finally:

@@ -159,6 +159,17 @@ def test_cancel_stops_the_work(app_url: str, degrade, photo: Path, monkeypatch: 
     assert degrade(photo)[3]["seed"] == 0
 
 
+def test_failure_of_the_model_is_a_sentence(degrade, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(GenDegPipeline, "denoise", fail)
+    with pytest.raises(AppError, match="A lower resolution needs less memory"):
+        degrade(photo)
+    monkeypatch.undo()
+    assert degrade(photo)[3]["seed"] == 0
+
+
 def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9000, 6000)).save(tmp_path / "large.png")
     small = _shrunk(read_request(str(tmp_path / "large.png"), "haze").photo)

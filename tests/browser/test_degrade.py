@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import skimage
+import torch
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from gendeg.pipeline import GenDegPipeline
 
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -83,12 +87,18 @@ def test_no_photograph_is_a_sentence(page: Page) -> None:
     expect(page.locator("#generate")).to_be_enabled()
 
 
-def test_cancel(page: Page) -> None:
+def test_cancel(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = GenDegPipeline.decode
+
+    def slow_decode(self: GenDegPipeline, latents: torch.Tensor) -> torch.Tensor:  # previews: six in a run
+        time.sleep(2)
+        return decode(self, latents)
+
+    monkeypatch.setattr(GenDegPipeline, "decode", slow_decode)
     upload(page)
     page.click("#advanced button")
-    for name, value in (("steps", "100"), ("resolution", "768")):
-        page.fill(f"#{name} input[type=number]", value)
-        page.keyboard.press("Tab")
+    page.fill("#steps input[type=number]", "100")
+    page.keyboard.press("Tab")
     page.click("#generate")
     expect(page.locator("#status")).to_contain_text("Step", timeout=30_000)
     page.click("#cancel")
