@@ -1,0 +1,68 @@
+"""The bundled model does what it is for: the asked degradation, at about the asked intensity, in few evaluations."""
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from gendeg import DEGRADATIONS, load_pipeline
+from gendeg.checkpoints import BUNDLED
+
+
+@pytest.fixture(scope="module")
+def compact():
+    return load_pipeline("compact", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return torch.stack([torch.from_numpy(p[:300, 100:400]).permute(2, 0, 1) for p in (data.astronaut(), data.coffee())])
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_reaches_the_asked_intensity(compact, photos, name):
+    low, high = DEGRADATIONS[name].mu_range
+    sigma_low, sigma_high = DEGRADATIONS[name].sigma_range
+    asked = [(low + share * (high - low), sigma_low + share * (sigma_high - sigma_low)) for share in (0.15, 0.35, 0.6)]
+    reached = []
+    for mu, sigma in asked:
+        generators = [torch.Generator().manual_seed(i) for i in range(2)]
+        output = compact(photos, name, mu=mu, sigma=sigma, generator=generators)
+        reached.append(np.mean(output.mu))
+        assert abs(np.mean(output.mu) - mu) < 0.035
+        assert abs(np.mean(output.sigma) - sigma) < 0.05
+    assert reached == sorted(reached)
+
+
+def test_the_scene_stays_intact(compact, photos):
+    """What weak rain leaves uncovered is the clean photograph: the median pixel hardly changes."""
+    output = compact(photos, "rain", mu=0.02, sigma=0.04, generator=torch.Generator().manual_seed(0), output_type="np")
+    assert np.median(np.abs(output.images - output.clean)) < 0.02
+
+
+def test_seeds_give_different_rain(compact, photos):
+    one, other = (
+        compact(photos[:1], "rain", mu=0.1, sigma=0.08, generator=torch.Generator().manual_seed(s), output_type="np")
+        for s in (0, 1)
+    )
+    changes = [(o.images - o.clean).mean(-1).ravel() for o in (one, other)]
+    assert np.corrcoef(*changes)[0, 1] < 0.7
+    assert one.mu[0] == pytest.approx(other.mu[0], abs=0.03)
+
+
+def test_default_settings_are_cheap(compact, photos):
+    batches = []
+    hook = compact.unet.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+    compact(photos[0], "haze", mu=0.1, sigma=0.07)
+    hook.remove()
+    assert sum(batches) <= 12
+
+
+def test_codec_is_faithful(compact, photos):
+    image = photos[0][None].float() / 255
+    restored = compact.decode(compact.encode(image))[..., :300, :300]
+    assert -10 * (restored - image).square().mean().log10() > 30
+
+
+def test_bundled_files_stay_small():
+    assert sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file()) < 80e6
