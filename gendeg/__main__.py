@@ -9,7 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
+import diffusers
 import numpy as np
+import transformers
 from PIL import Image
 
 from gendeg.checkpoints import load_pipeline
@@ -23,6 +25,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, or 2 after a sentence on stderr."""
     args = _parser().parse_args(arguments)
+    for library in (diffusers, transformers):  # a bar for every file they load
+        library.utils.logging.disable_progress_bar()
     try:
         _check_outputs(args.photo, [args.output, *([args.clean_output] if args.clean_output else [])])
         kind = get_degradation(args.degradation)

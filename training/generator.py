@@ -40,7 +40,13 @@ class Generator(nn.Module):
         super().__init__()
         text = dict(config["text"])
         self.text_encoder = CLIPTextModel(
-            CLIPTextConfig(vocab_size=vocabulary, eos_token_id=end_of_text, projection_dim=text["hidden_size"], **text)
+            CLIPTextConfig(
+                vocab_size=vocabulary,
+                bos_token_id=None,
+                eos_token_id=end_of_text,
+                projection_dim=text["hidden_size"],
+                **text,
+            )
         )
         tokens, width = text["max_position_embeddings"], text["hidden_size"]
         self.intensity_projection = IntensityProjection(tokens=tokens, width=width)
