@@ -8,7 +8,7 @@ r = z_degraded - z_clean, its standard deviation rho per channel, noise e and ti
 The smooth noise b is there for what is smooth in the residual: where light falls, where haze is thick. White noise
 averages out over such regions, and would leave the network neither in doubt of them nor free to choose them.
 The network sees [z_t, z_clean], t and the context, and predicts r / rho. Sampling starts at the clean latent itself,
-so the scene is never lost; the noise along the way decides where streaks, flakes and drops fall.
+so the scene is there from the first step; the noise along the way decides where streaks, flakes and drops fall.
 """
 
 from __future__ import annotations
