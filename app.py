@@ -12,9 +12,12 @@ import gradio as gr
 
 from gendeg.jobs import Model
 from gendeg.tab import CSS, degrade_tab
+from restorers.tab import CSS as RESTORE_CSS
+from restorers.tab import restore_tab
 
 ABOUT = """# GenDeg
-Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for.
+Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for,
+and restores degraded photographs.
 """
 SYSTEM_FONTS = ("system-ui", "sans-serif")
 
@@ -24,8 +27,18 @@ def build() -> gr.Blocks:
     model = Model(os.environ.get("GENDEG_MODEL", "compact"))
     with gr.Blocks(title="GenDeg", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         gr.Markdown(ABOUT, elem_id="title")
-        with gr.Tab("Degrade"):
-            degrade_tab(demo, model)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Degrade", id="degrade"):
+                send, degraded, clean = degrade_tab(demo, model)
+            with gr.Tab("Restore", id="restore"):
+                restore_inputs = restore_tab(demo)
+        send.click(
+            lambda degraded, clean: (gr.Tabs(selected="restore"), degraded, clean),
+            [degraded, clean],
+            [tabs, *restore_inputs],
+            queue=False,
+            api_visibility="private",
+        )
     return demo
 
 
@@ -34,7 +47,9 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
     theme = gr.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
     )
-    return demo.queue(max_size=32).launch(theme=theme, css=CSS, footer_links=["api", "settings"], **options)
+    return demo.queue(max_size=32).launch(
+        theme=theme, css=CSS + RESTORE_CSS, footer_links=["api", "settings"], **options
+    )
 
 
 demo = build()

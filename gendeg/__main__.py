@@ -14,10 +14,10 @@ import numpy as np
 import transformers
 from PIL import Image
 
-from gendeg.checkpoints import load_pipeline
+from gendeg.checkpoints import PRESETS, load_pipeline
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.prior import IntensityPrior
-from gendeg.request import MAX_SEED, RESOLUTIONS, degrade, read_request
+from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, degrade, read_request
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -35,9 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
             drawn = IntensityPrior().sample(kind.name, np.random.default_rng(abs(args.seed)))
             mu, sigma = drawn.mu if mu is None else mu, drawn.sigma if sigma is None else sigma
         request = read_request(
-            str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution, args.caption
-        )
-        result = degrade(load_pipeline(args.model), [request])[0]
+            str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution, args.caption,
+            args.structure_correction,
+        )  # fmt: skip
+        result = degrade(load_pipeline(args.model, preset=args.preset), [request])[0]
         _save(result.degraded, args.output)
         if args.clean_output:
             _save(result.clean, args.clean_output)
@@ -62,7 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     low, high = RESOLUTIONS
     parser.add_argument("--resolution", type=int, help=f"short side, {low} to {high} (default: the model's own)")
     parser.add_argument("--caption", default="", help="what the photograph shows")
+    parser.add_argument(
+        "--structure-correction",
+        choices=list(STRUCTURE_CORRECTION),
+        default="auto",
+        help="line fine structure up with the clean photograph (default: auto, for haze, motion blur and raindrops)",
+    )
     parser.add_argument("--model", default="compact", help="bundled name, local folder or Hub repository (%(default)s)")
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), help="of a model that starts from noise: how it samples (default: its own)"
+    )
     return parser
 
 

@@ -88,6 +88,14 @@ def _plot_base(degradation: str) -> str:
     return "\n".join(parts)
 
 
+def difference_figure(result: Result) -> np.ndarray | None:
+    """What structure correction changed, eight times enlarged around mid-grey: uint8 [H, W, 3]; None: nothing."""
+    if result.uncorrected is None:
+        return None
+    change = np.asarray(result.degraded, dtype=np.int16) - np.asarray(result.uncorrected)
+    return (128 + 8 * change).clip(0, 255).astype(np.uint8)
+
+
 def colour_degradation_map(degradation_map: np.ndarray) -> tuple[Image.Image, float]:
     """A degradation map [H, W] in false colours, and the value that the brightest colour stands for."""
     brightest = max(0.02, float(np.percentile(degradation_map, 99.5)))

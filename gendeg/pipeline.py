@@ -19,9 +19,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import nn
 
-from gendeg.degradations import get_degradation
+from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
+from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
 MIN_SIDE = 32  # of an input image, in pixels
@@ -33,10 +34,12 @@ class GenDegOutput(BaseOutput):
 
     Attributes:
         images: the degraded images: PIL list, array [B, H, W, 3] or tensor [B, 3, H, W] in [0, 1].
-        clean: the ground truths they pair with, in the same form: the clean images as the codec renders them, so that
-            the pair differs by the degradation and not by the codec.
+        clean: the ground truths they pair with, in the same form, so that a pair differs by the degradation and not by
+            the codec: the clean images themselves where structure was corrected, else their codec round trips.
         degradation_maps: |clean - degraded|, in the same form.
         mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
+        structure_correction: whether the structure of the degraded images was corrected.
+        uncorrected: the degraded images before that, in the same form; None where it was not.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -44,6 +47,8 @@ class GenDegOutput(BaseOutput):
     degradation_maps: list[Image.Image] | np.ndarray | torch.Tensor
     mu: list[float]
     sigma: list[float]
+    structure_correction: bool
+    uncorrected: list[Image.Image] | np.ndarray | torch.Tensor | None
 
 
 def predict(
@@ -77,12 +82,14 @@ class GenDegPipeline(DiffusionPipeline):
         intensity_projection: writes (mu, sigma) into the text context.
         unet: UNet2DConditionModel that takes [latent, clean latent] on its channels.
         scheduler: any diffusers scheduler for the paper's process, or a BridgeScheduler.
+        structure_correction: lines generated images up with their clean ones (SCM); None: there is none.
         resolution: the short side, in pixels, that the model was trained at.
         max_side: long side beyond which images are scaled down further.
         num_inference_steps, guidance_scale, image_guidance_scale: defaults of a call.
     """
 
-    model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae"
+    model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
+    _optional_components = ["structure_correction"]
     _callback_tensor_inputs = ["latents", "predicted"]
 
     def __init__(
@@ -93,6 +100,7 @@ class GenDegPipeline(DiffusionPipeline):
         intensity_projection: IntensityProjection,
         unet: nn.Module,
         scheduler: Any,
+        structure_correction: StructureCorrection | None = None,
         resolution: int = 512,
         max_side: int = 1024,
         num_inference_steps: int = 100,
@@ -107,6 +115,7 @@ class GenDegPipeline(DiffusionPipeline):
             intensity_projection=intensity_projection,
             unet=unet,
             scheduler=scheduler,
+            structure_correction=structure_correction,
         )
         self.register_to_config(
             resolution=resolution,
@@ -136,6 +145,7 @@ class GenDegPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
+        structure_correction: bool | str = "auto",
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[[GenDegPipeline, int, torch.Tensor, dict[str, torch.Tensor]], Any] | None = None,
@@ -151,6 +161,8 @@ class GenDegPipeline(DiffusionPipeline):
             phrase: instead of the degradation's own, e.g. "in snowy and hazy conditions".
             resolution: short side in pixels instead of the model's own.
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
+            structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
+                (haze, motion blur, raindrop) and the model holds a module for it.
             generator: random generator, or one for each image.
             output_type: "pil", "np" or "pt".
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after every step; tensors holds
@@ -169,6 +181,7 @@ class GenDegPipeline(DiffusionPipeline):
             raise ValueError("The number of steps must be at least 1.")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type must be "pil", "np" or "pt", not {output_type!r}.')
+        correct = self._corrects(degradation, structure_correction)
         sizes = [self.working_size(*i.shape[1:], resolution) for i in images]
         if len(set(sizes)) > 1:
             raise ValueError("Images of different aspect ratios cannot share a batch. Call once for each.")
@@ -184,7 +197,12 @@ class GenDegPipeline(DiffusionPipeline):
         )
         height, width = sizes[0]
         degraded = self.decode(latents)[..., :height, :width]
-        clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
+        uncorrected = degraded if correct else None
+        if correct:
+            degraded = self.correct_structure(clean, degraded)
+            clean = clean.float()
+        else:
+            clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(
@@ -193,7 +211,24 @@ class GenDegPipeline(DiffusionPipeline):
             degradation_maps=_convert(degradation_map(clean, degraded), output_type),
             mu=reached_mu.tolist(),
             sigma=reached_sigma.tolist(),
+            structure_correction=correct,
+            uncorrected=_convert(uncorrected, output_type) if correct else None,
         )
+
+    def _corrects(self, degradation: Degradation, asked: bool | str) -> bool:
+        if asked not in (True, False, "auto"):
+            raise ValueError(f'structure_correction must be True, False or "auto", not {asked!r}.')
+        if asked is True and self.structure_correction is None:
+            raise ValueError("This model holds no structure correction module.")
+        if asked == "auto":
+            return degradation.structure_correction and self.structure_correction is not None
+        return asked
+
+    def correct_structure(self, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+        """Clean and generated images [B, 3, H, W] in [0, 1] to the corrected generated ones, float32 in [0, 1]."""
+        dtype = self.structure_correction.dtype
+        corrected = self.structure_correction(*((image * 2 - 1).to(dtype) for image in (clean, degraded)))
+        return (corrected.float() / 2 + 0.5).clamp(0, 1)
 
     def working_size(self, height: int, width: int, resolution: int | None = None) -> tuple[int, int]:
         """Height and width at which an image is worked on and returned: short side `resolution`, long side bounded.

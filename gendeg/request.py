@@ -19,6 +19,7 @@ from gendeg.pipeline import GenDegPipeline
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 200
 RESOLUTIONS = (256, 768)
+STRUCTURE_CORRECTION = {"auto": "auto", "on": True, "off": False}
 _ENOUGH_PIXELS = 16_000_000  # beyond, a photograph is shrunk before it becomes floating point numbers
 
 
@@ -33,6 +34,7 @@ class Request:
         seed: the same request with the same seed gives the same image.
         steps, guidance_scale, image_guidance_scale, resolution: None for the model's own.
         caption: of the scene; may be empty.
+        structure_correction: "auto", True or False, see `GenDegPipeline.__call__`.
     """
 
     photo: Image.Image
@@ -45,6 +47,7 @@ class Request:
     image_guidance_scale: float | None = None
     resolution: int | None = None
     caption: str = ""
+    structure_correction: bool | str = "auto"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Result:
         clean, degraded: RGB, one size, aligned.
         degradation_map: |clean - degraded|, mean over the colours: [H, W] in [0, 1].
         mu, sigma: the intensity reached.
+        uncorrected: the degraded photograph before its structure was corrected; None if it was not.
         request: what was asked.
     """
 
@@ -63,6 +67,7 @@ class Result:
     degradation_map: np.ndarray
     mu: float
     sigma: float
+    uncorrected: Image.Image | None
     request: Request
 
 
@@ -77,11 +82,13 @@ def read_request(
     image_guidance_scale: Any = None,
     resolution: Any = None,
     caption: str | None = None,
+    structure_correction: str | None = None,
 ) -> Request:
     """A request from what people and programs type. None: the typical intensity, the model's own setting.
 
     Args:
         photo: path of an image file.
+        structure_correction: "auto", "on" or "off".
 
     Raises:
         ValueError: for anything that cannot be done; the message is a sentence to act on.
@@ -89,6 +96,9 @@ def read_request(
     if not photo:
         raise ValueError("There is no photograph yet. Upload one or choose an example.")
     kind = get_degradation(degradation)
+    choice = str(structure_correction or "auto").lower()
+    if choice not in STRUCTURE_CORRECTION:
+        raise ValueError(f"Structure correction must be auto, on or off, not {structure_correction}.")
     return Request(
         photo=open_image(photo),
         degradation=kind.name,
@@ -102,6 +112,7 @@ def read_request(
         ),
         resolution=None if resolution is None else _whole("The resolution", resolution, *RESOLUTIONS),
         caption=str(caption or ""),
+        structure_correction=STRUCTURE_CORRECTION[choice],
     )
 
 
@@ -124,14 +135,25 @@ def degrade(
         num_inference_steps=first.steps,
         guidance_scale=first.guidance_scale,
         image_guidance_scale=first.image_guidance_scale,
+        structure_correction=first.structure_correction,
         generator=[torch.Generator().manual_seed(request.seed) for request in requests],
         output_type="np",
         callback_on_step_end=callback,
     )
+    uncorrected = output.uncorrected if output.structure_correction else [None] * len(requests)
+    images = (output.clean, output.images, output.degradation_maps, uncorrected)
     return [
-        Result(to_image(clean), to_image(degraded), map_.mean(2), mu, sigma, request)
-        for clean, degraded, map_, mu, sigma, request in zip(
-            output.clean, output.images, output.degradation_maps, output.mu, output.sigma, requests, strict=True
+        Result(
+            to_image(clean),
+            to_image(degraded),
+            map_.mean(2),
+            mu,
+            sigma,
+            None if raw is None else to_image(raw),
+            request,
+        )
+        for clean, degraded, map_, raw, mu, sigma, request in zip(
+            *images, output.mu, output.sigma, requests, strict=True
         )
     ]
 

@@ -33,8 +33,14 @@ class BridgeSchedulerOutput(BaseOutput):
 
 
 def bridge_times(position: torch.Tensor) -> torch.Tensor:
-    """Position in a sampling run, uniform in [0, 1], to time; training draws its times in the same way."""
-    return torch.sin(position * (torch.pi / 2)) ** 2
+    """Position u in a sampling run, uniform in [0, 1], to time sin^2(pi / 2 u^2); training draws its times so too.
+
+    Many first steps are tiny. What holds for the whole picture (which way it streaks, how large its drops are) can be
+    read off all its pixels together at once, at a time of about one in their number: by then it must have been
+    decided, and a longer first step leads to the average of all ways and sizes. The last steps are short as well,
+    since what is still noise at the last one comes out blurred.
+    """
+    return torch.sin(position**2 * (torch.pi / 2)) ** 2
 
 
 class BridgeScheduler(SchedulerMixin, ConfigMixin):
@@ -61,11 +67,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         self.set_timesteps(8)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Lay out the times of a sampling run, sin^2(pi / 2 i / n); `timesteps` holds those the network is asked at.
-
-        Short first steps, since otherwise the network would meet less noise than its training promised for the residual
-        it has found so far; short last ones, since what is still noise at the last step comes out blurred.
-        """
+        """Lay out the times of a sampling run (`bridge_times`); `timesteps` holds those the network is asked at."""
         if num_inference_steps < 1:
             raise ValueError("The number of steps must be at least 1.")
         times = bridge_times(torch.linspace(0, 1, num_inference_steps + 1, dtype=torch.float64))

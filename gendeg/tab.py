@@ -21,10 +21,18 @@ import skimage
 from PIL import Image
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
-from gendeg.figures import PRIOR, colour_degradation_map, colour_key, intensity_plot, slider_range, sweep_figure
+from gendeg.figures import (
+    PRIOR,
+    colour_degradation_map,
+    colour_key,
+    difference_figure,
+    intensity_plot,
+    slider_range,
+    sweep_figure,
+)
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Model, Step, generate, sweep
-from gendeg.request import MAX_SEED, RESOLUTIONS, Result, read_request
+from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, Result, read_request
 
 EXAMPLES = [
     Path(skimage.__file__).parent / "data" / name
@@ -33,6 +41,8 @@ EXAMPLES = [
 FIRST = next(iter(DEGRADATIONS))
 CHOICES = [(degradation.label, name) for name, degradation in DEGRADATIONS.items()]
 GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
+CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
+CORRECTED = "Changed by structure correction, 8 times enlarged"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
 # A click on the plot chooses the intensity under it.
 CHOOSE_ON_CLICK = """
@@ -105,26 +115,28 @@ def run_generate(
 
     Args:
         cancelled: once it is set, the work stops at its next step.
-        settings: steps, guidance scale, image guidance scale, resolution, caption.
+        settings: steps, guidance scale, image guidance scale, resolution, caption, structure correction.
 
     Yields:
-        (status, seed, (clean, degraded) images, degradation map, its colour key, numbers, degraded and clean file).
+        (status, seed, (clean, degraded) images, degradation map, its colour key, what structure
+            correction changed, numbers, degraded and clean file).
     """
     if randomise:
         seed = int(np.random.default_rng().integers(MAX_SEED))
     try:
         request = read_request(photo, degradation, mu, sigma, seed, *settings)
-        yield progress(None), seed, None, None, "", numbers(mu, sigma), *[gr.DownloadButton(interactive=False)] * 2
+        files = [gr.DownloadButton(value=None, interactive=False)] * 2
+        yield progress(None), seed, None, None, "", gr.Image(visible=False), numbers(mu, sigma), *files
         clean = None
         for event in until(cancelled, generate(model, request)):
             if event is CANCELLED:
-                yield CANCELLED, *[SKIP] * 7
+                yield CANCELLED, *[SKIP] * 8
             elif isinstance(event, Step):
                 images = SKIP
                 if event.preview is not None:
                     clean = clean or request.photo.resize(event.preview.size, Image.Resampling.LANCZOS)
                     images = (clean, event.preview)
-                yield progress(event), SKIP, images, *[SKIP] * 5
+                yield progress(event), SKIP, images, *[SKIP] * 6
             elif isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
                 stem = f"{Path(photo).stem}-{degradation}-{seed}"
@@ -135,14 +147,15 @@ def run_generate(
                     (event.clean, event.degraded),
                     degradation_map,
                     colour_key(brightest),
+                    gr.Image(difference_figure(event), visible=event.uncorrected is not None),
                     numbers(mu, sigma, event.mu, event.sigma),
                     *(gr.DownloadButton(value=file, interactive=True) for file in files),
                 )
             else:
-                yield (SKIP,) * 8
+                yield (SKIP,) * 9
     except ValueError as error:
         gr.Warning(escape(str(error)))
-        yield failure(error), *[SKIP] * 7
+        yield failure(error), *[SKIP] * 8
 
 
 def run_sweep(
@@ -183,9 +196,10 @@ def run_endpoint(
     image_guidance_scale: float | None = None,
     resolution: int | None = None,
     caption: str = "",
+    structure_correction: str = "auto",
 ) -> Iterator[tuple[Any, ...]]:
     """See `degrade` in `_endpoint`, which the API's documentation shows. Yields (degraded, clean, map, numbers)."""
-    settings = (steps, guidance_scale, image_guidance_scale, resolution, caption)
+    settings = (steps, guidance_scale, image_guidance_scale, resolution, caption, structure_correction)
     try:
         request = read_request(image, degradation, mu, sigma, seed, *settings)
         for event in generate(model, request):
@@ -201,6 +215,7 @@ def run_endpoint(
                         "reached": {"mu": event.mu, "sigma": event.sigma},
                         "seed": request.seed,
                         "map_maximum": brightest,
+                        "structure_correction": event.uncorrected is not None,
                     },
                 )
             elif event is not None:
@@ -265,11 +280,15 @@ def numbers(mu: float | None = None, sigma: float | None = None, *reached: float
 # --------------------------------------------------------------------------------------------------------- layout
 
 
-def degrade_tab(demo: gr.Blocks, model: Model) -> None:
+def degrade_tab(demo: gr.Blocks, model: Model) -> tuple[gr.Button, gr.DownloadButton, gr.DownloadButton]:
     """Lay out the tab inside the current context, and wire it.
 
     Args:
         demo: the app; its load event shows the model's own settings.
+
+    Returns:
+        The button that sends a result to the Restore tab, enabled while there is one, and the components that hold the
+        files of its degraded and its clean image.
     """
     mu_range, sigma_range = slider_range(FIRST)
     mu_typical, sigma_typical = DEGRADATIONS[FIRST].typical
@@ -298,6 +317,10 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
                     label="Scene caption", placeholder="a narrow street between old houses", elem_id="caption",
                     info="What the photograph shows. May stay empty.",
                 )  # fmt: skip
+                correction = gr.Radio(
+                    [(name.capitalize(), name) for name in STRUCTURE_CORRECTION], value="auto",
+                    label="Structure correction", info=CORRECTION, elem_id="structure-correction",
+                )  # fmt: skip
         with gr.Column(scale=32, min_width=280):
             degradation = gr.Dropdown(
                 CHOICES, value=FIRST, label="Degradation", filterable=False, elem_id="degradation"
@@ -318,7 +341,7 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
                 label="Clean | degraded", type="pil", format="png", interactive=False, max_height=430, elem_id="result",
                 buttons=["fullscreen"],
             )  # fmt: skip
-            status = gr.HTML("Choose a photograph, then Generate.", elem_id="status")
+            status = gr.HTML("Choose a photograph, then Generate.", elem_id="status", elem_classes="status")
             with gr.Row(elem_id="outcome"):
                 with gr.Column(min_width=150):
                     table = gr.HTML(numbers(), elem_id="numbers")
@@ -328,12 +351,17 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
                     clean_file = gr.DownloadButton(
                         "Download clean", size="sm", interactive=False, elem_id="download-clean"
                     )
+                    send_button = gr.Button("Send to Restore", size="sm", interactive=False, elem_id="send")
                 with gr.Column(min_width=150):
                     map_image = gr.Image(
                         label="Degradation map", format="png", height=180, interactive=False,
                         elem_id="degradation-map", buttons=[],
                     )  # fmt: skip
                     key = gr.HTML("", elem_id="map-key")
+                    correction_image = gr.Image(
+                        label=CORRECTED, format="png", height=180, interactive=False, visible=False,
+                        elem_id="correction-map", buttons=[],
+                    )  # fmt: skip
     figure = gr.Image(
         show_label=False, format="png", interactive=False, visible=False, elem_id="sweep-figure",
         buttons=["download", "fullscreen"],
@@ -348,7 +376,7 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
     plot.click(chosen_on_plot, None, [mu, sigma], **quick)
 
     buttons = [generate_button, sweep_button, cancel_button]
-    settings = [steps, guidance, image_guidance, resolution, caption]
+    settings = [steps, guidance, image_guidance, resolution, caption, correction]
     slow = {
         "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
         "show_progress_on": status,
@@ -367,7 +395,7 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
             generate_button,
             generate_clicked,
             [cancelled, randomise, *request],
-            [status, seed, compare, map_image, key, table, degraded_file, clean_file],
+            [status, seed, compare, map_image, key, correction_image, table, degraded_file, clean_file],
         ),
         (sweep_button, sweep_clicked, [cancelled, *request], [status, figure]),
     ):
@@ -376,12 +404,14 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> None:
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: _buttons(running=False), None, buttons, **quick)
     cancel_button.click(threading.Event.set, cancelled, None, **quick)
+    degraded_file.change(lambda file: gr.Button(interactive=file is not None), degraded_file, send_button, **quick)
     _endpoint(model)
 
     def own_settings() -> tuple[Any, ...]:
         return model_settings(model)
 
     demo.load(own_settings, None, [notice, steps, guidance, image_guidance, resolution], **quick)
+    return send_button, degraded_file, clean_file
 
 
 def model_settings(model: Model) -> tuple[Any, ...]:
@@ -413,18 +443,21 @@ def _endpoint(model: Model) -> None:
         image_guidance_scale: float | None = None,
         resolution: int | None = None,
         caption: str = "",
+        structure_correction: str = "auto",
     ) -> Iterator[tuple[Any, ...]]:
         """Degrade a photograph with a wanted intensity.
 
         Only the image is required. degradation: haze, rain, snow, motion_blur, raindrop or low_light. mu and sigma:
         mean and standard deviation of the degradation map |clean - degraded| (left out: typical ones). Settings that
-        are left out are the model's own. Returns the degraded image, the clean image aligned with it, the
-        degradation map in false colours, and JSON: asked and reached intensity, the seed, and the value that the
-        map's brightest colour stands for.
+        are left out are the model's own. structure_correction: auto (for haze, motion blur and raindrop), on or off.
+        Returns the degraded image, the clean image aligned with it, the degradation map in false colours, and JSON:
+        asked and reached intensity, the seed, the value that the map's brightest colour stands for, and whether
+        structure was corrected.
         """
         yield from run_endpoint(
-            model, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution, caption
-        )
+            model, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution,
+            caption, structure_correction,
+        )  # fmt: skip
 
     with gr.Group(visible=False):
         inputs = [
@@ -438,6 +471,7 @@ def _endpoint(model: Model) -> None:
             gr.Number(label="Image guidance scale", value=None),
             gr.Number(label="Resolution, {} to {}".format(*RESOLUTIONS), value=None),
             gr.Textbox(label="Scene caption", value=""),
+            gr.Textbox(label="Structure correction: auto, on or off", value="auto"),
         ]
         outputs = [gr.Image(label=label, format="png") for label in ("Degraded", "Clean", "Degradation map")]
         trigger = gr.Button("Degrade")

@@ -71,7 +71,12 @@ def save_restorer(network: nn.Module, folder: str | Path, trained_for: Sequence[
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
-    config = {"architecture": network.architecture, "config": network.config, "trained_for": list(trained_for), **facts}
+    config = {
+        "architecture": network.architecture,
+        "config": network.arguments,
+        "trained_for": list(trained_for),
+        **facts,
+    }
     save_file(weights, folder / f".{WEIGHTS}.part")
     (folder / f".{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, CONFIG):

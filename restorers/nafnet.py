@@ -49,7 +49,7 @@ class NAFNet(nn.Module):
         enc_blk_nums, middle_blk_num, dec_blk_nums: blocks of each level, finest encoder and coarsest decoder first.
 
     Attributes:
-        config: these arguments, for `NAFNet(**config)`.
+        arguments: those above, for `NAFNet(**arguments)`.
         multiple: what height and width are padded to a multiple of.
     """
 
@@ -68,7 +68,7 @@ class NAFNet(nn.Module):
         if len(enc_blk_nums) != len(dec_blk_nums):
             raise ValueError("NAFNet needs as many decoder levels as encoder levels.")
         out_channel = out_channel or img_channel
-        self.config: dict[str, Any] = {
+        self.arguments: dict[str, Any] = {
             "img_channel": img_channel,
             "out_channel": out_channel,
             "width": width,

@@ -155,7 +155,7 @@ class PromptIR(nn.Module):
         unused_layers: also hold the layers that the published checkpoints carry but that the network never uses.
 
     Attributes:
-        config: these arguments, for `PromptIR(**config)`.
+        arguments: those above, for `PromptIR(**arguments)`.
         multiple: what height and width are padded to a multiple of.
     """
 
@@ -180,7 +180,7 @@ class PromptIR(nn.Module):
         super().__init__()
         if inp_channels != out_channels:
             raise ValueError("PromptIR adds its input to its output: both need the same number of channels.")
-        self.config: dict[str, Any] = {
+        self.arguments: dict[str, Any] = {
             "inp_channels": inp_channels,
             "out_channels": out_channels,
             "dim": dim,

@@ -48,7 +48,7 @@ class SwinRestorer(nn.Module):
         pretrained: fetch timm's weights of this encoder from the Hugging Face Hub.
 
     Attributes:
-        config: these arguments but the last, for `SwinRestorer(**config)`.
+        arguments: those above but the last, for `SwinRestorer(**arguments)`.
         multiple: what height and width are padded to a multiple of, so that every attention window is full. Train on
             crops of this size or multiples of it, or mirrored content is what the network learns from.
 
@@ -73,7 +73,7 @@ class SwinRestorer(nn.Module):
         encoder_kwargs = {
             key: list(value) if isinstance(value, tuple) else value for key, value in (encoder_kwargs or {}).items()
         }
-        self.config: dict[str, Any] = {
+        self.arguments: dict[str, Any] = {
             "encoder": encoder,
             "encoder_kwargs": encoder_kwargs,
             "stem_width": stem_width,

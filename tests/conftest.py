@@ -1,4 +1,4 @@
-"""What several test files share: a generator that is whole but tiny and untrained, and the app that serves it."""
+"""What several test files share: models that are whole but tiny and untrained, and the app that serves them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from PIL import Image
 
 import app
 from gendeg.codec import PatchCodec
+from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
+from restorers import registry, save_restorer
+from restorers.nafnet import NAFNet
+from restorers.promptir import PromptIR
+from restorers.swin import SwinRestorer
 from training.generator import Generator, save_pipeline
 from training.text import train_tokenizer
 
@@ -39,14 +44,31 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def app_url(tiny_pipeline_folder: Path) -> Iterator[str]:
-    """Address of the running app, with the tiny generator unless GENDEG_MODEL names another."""
+def tiny_restorers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of random-weight restorers under the bundled names."""
+    folder = tmp_path_factory.mktemp("tiny") / "restorers"
+    torch.manual_seed(0)
+    for network in (
+        NAFNet(width=4, enc_blk_nums=(1, 1), dec_blk_nums=(1, 1)),
+        PromptIR(dim=8, num_blocks=(1, 1, 1, 1), prompt_dims=(4, 4, 8), prompt_sizes=(4, 4, 4)),
+        SwinRestorer(encoder_kwargs={"embed_dim": 8, "num_heads": (1, 1, 1, 1), "window_size": 2}, stem_width=4),
+    ):
+        save_restorer(network, folder / network.architecture, list(DEGRADATIONS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def app_url(tiny_pipeline_folder: Path, tiny_restorers_folder: Path) -> Iterator[str]:
+    """Address of the running app: of the tiny models, or of GENDEG_MODEL and the bundled restorers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GENDEG_MODEL", os.environ.get("GENDEG_MODEL", str(tiny_pipeline_folder)))
+        if "GENDEG_MODEL" not in os.environ:
+            patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+            patch.setattr(registry, "BUNDLED", tiny_restorers_folder)
+            patch.setattr(registry, "MODELS", tiny_restorers_folder / "none")
         demo = app.build()
-    _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
-    yield url
-    demo.close()
+        _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
+        yield url
+        demo.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The app through its named endpoint: results, reproducibility, every kind of bad input, cancelling."""
+"""The app through its named endpoints: results, reproducibility, every kind of bad input, cancelling."""
 
 import time
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from gendeg.jobs import Model
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import _shrunk, read_request
 from gendeg.tab import model_settings
+from restorers.nafnet import NAFNet
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +180,60 @@ def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None
 def test_missing_model_is_a_sentence() -> None:
     notice, *settings = model_settings(Model("/nowhere"))
     assert "could not be loaded" in notice.value and len(settings) == 4
+
+
+@pytest.fixture
+def restore(client: Client) -> Callable[..., tuple]:
+    def restore(path: Path, clean: Path | None = None, **options: Any) -> tuple:
+        files = {"image": handle_file(str(path))} | ({"clean": handle_file(str(clean))} if clean else {})
+        return client.submit(**files, **options, api_name="/restore").result(timeout=120)
+
+    return restore
+
+
+def test_restore_with_all(restore, photo: Path) -> None:
+    files, numbers = restore(photo)
+    assert list(numbers) == ["nafnet", "promptir", "swin"]
+    assert [Path(file).name for file in files] == [f"astronaut-{name}.png" for name in numbers]
+    assert all(pixels(file).shape == (240, 320, 3) for file in files)
+    assert all(n["seconds"] > 0 and n["psnr"] is None and n["ssim"] is None for n in numbers.values())
+
+
+def test_restore_measures_against_the_clean_image(restore, photo: Path, tmp_path: Path) -> None:
+    dark = tmp_path / "dark.png"
+    Image.open(photo).point(lambda value: value // 2).save(dark)
+    files, numbers = restore(dark, photo, restorers=["swin"])
+    error = ((pixels(files[0]) - pixels(str(photo))) ** 2).mean()
+    assert list(numbers) == ["swin"]
+    assert numbers["swin"]["psnr"] == pytest.approx(-10 * np.log10(error), abs=0.001)
+    assert -1 < numbers["swin"]["ssim"] < 1
+
+
+def test_restore_bad_requests(restore, client: Client, photo: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
+    (tmp_path / "text.png").write_text("no pixels here")
+    for arguments, options, sentence in (
+        ([photo], {"restorers": ["unheard"]}, "no restorer 'unheard'; there are nafnet"),
+        ([photo], {"restorers": [str(photo)]}, "There is no restorer"),
+        ([photo], {"restorers": []}, "Choose at least one restorer"),
+        ([tmp_path / "text.png"], {}, "not an image"),
+        ([photo, tmp_path / "text.png"], {}, "not an image"),
+        ([photo, tmp_path / "small.png"], {}, "The clean image has 30 × 20 pixels, the photograph 320 × 240"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            restore(*arguments, **options)
+    with pytest.raises(AppError, match="There is no photograph yet"):
+        client.predict(None, api_name="/restore")
+
+
+def test_restore_survives_a_failing_network(restore, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(NAFNet, "forward", fail)
+    files, numbers = restore(photo, restorers=["nafnet", "swin"])
+    assert "smaller photograph" in numbers["nafnet"]["error"] and len(files) == 1 and numbers["swin"]["seconds"] > 0
+    with pytest.raises(AppError, match="nafnet: It failed"):
+        restore(photo, restorers=["nafnet"])
+    monkeypatch.undo()
+    assert len(restore(photo, restorers=["nafnet"])[0]) == 1

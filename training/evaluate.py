@@ -1,8 +1,12 @@
-"""Measures what the models reach and draws it: python -m training.evaluate codec|control|sheet --photos DIR
+"""Measures what the models reach and draws it: python -m training.evaluate WHAT --photos DIR
 
 - `codec`: PSNR of the codec's round trip.
 - `control`: asked against reached intensity, per degradation.
 - `sheet`: a contact sheet, six degradations at three intensities.
+- `structure`: what structure correction changes, in one-step predictions and in full generation.
+- `structure-sheet`: all six degradations, without and with structure correction.
+- `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
+- `restorers-sheet`: photographs as they are (real ones, say), beside what every restorer makes of them.
 """
 
 from __future__ import annotations
@@ -19,9 +23,14 @@ from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
+from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
-from training.photos import Photos, centre_square
+from restorers.metrics import psnr, ssim
+from restorers.registry import Restorer, available, load_restorer
+from training.photos import Photos, centre_square, load_image, resize_short_side
+from training.simulators.matching import simulate
+from training.structure_correction import one_step
 
 SIZE = 256
 SHEET_INTENSITIES = {
@@ -47,22 +56,25 @@ def evaluation_squares(folder: Path | None) -> torch.Tensor:
 @torch.no_grad()
 def evaluate_codec(pipeline: GenDegPipeline, photos: torch.Tensor) -> dict[str, float]:
     """Mean over photographs of the PSNR, in dB, after encoding and decoding."""
-    psnr = []
+    reached = []
     for photo in tqdm(photos.split(8), desc="codec"):
         latents = pipeline.encode(photo.to(pipeline.device, pipeline.dtype))
-        restored = pipeline.decode(latents * pipeline.vae.config.scaling_factor).cpu()
-        psnr.append(-10 * (restored - photo).square().mean((1, 2, 3)).log10())
-    psnr = torch.cat(psnr)
-    return {"photographs": len(psnr), "psnr_mean": float(psnr.mean()), "psnr_worst": float(psnr.min())}
+        reached.append(psnr(pipeline.decode(latents * pipeline.vae.config.scaling_factor).cpu(), photo))
+    reached = torch.cat(reached)
+    return {"photographs": len(reached), "psnr_mean": float(reached.mean()), "psnr_worst": float(reached.min())}
+
+
+def real_intensities(degradation: str, count: int, seed: int) -> np.ndarray:
+    """(mu, sigma) drawn the way real data sets have them: [count, 2]."""
+    prior, rng = IntensityPrior(), np.random.default_rng(seed)
+    return np.array([prior.sample(degradation, rng)[:2] for _ in range(count)])
 
 
 def evaluate_control(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
     """Ask every photograph for one intensity drawn from the prior, per degradation, and measure what is reached."""
-    prior = IntensityPrior()
     table = {}
     for name in DEGRADATIONS:
-        rng = np.random.default_rng(seed)
-        asked = np.array([prior.sample(name, rng)[:2] for _ in range(len(photos))])
+        asked = real_intensities(name, len(photos), seed)
         reached = []
         for chunk in tqdm(range(0, len(photos), 8), desc=name):
             part = slice(chunk, chunk + 8)
@@ -93,50 +105,199 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
 
 def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> Image.Image:
     """Rows: a photograph each, clean and at three intensities of one degradation, labelled with what was reached."""
-    caption, gap = 20, 4
-    font = ImageFont.load_default(13)
-    sheet = Image.new("RGB", (4 * (SIZE + gap) - gap, len(DEGRADATIONS) * (SIZE + caption)), "white")
-    draw = ImageDraw.Draw(sheet)
+    rows = []
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
         mus, sigmas = zip(*SHEET_INTENSITIES[name], strict=True)
         photo = photos[row].expand(3, -1, -1, -1)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(3)]
         output = pipeline(photo, name, mu=mus, sigma=sigmas, generator=generators)
-        labels = [
-            f"{degradation.label}: mu {m:.3f}  sigma {s:.3f}" for m, s in zip(output.mu, output.sigma, strict=True)
-        ]
-        for column, (image, label) in enumerate(
-            zip([output.clean[0], *output.images], ["clean", *labels], strict=True)
-        ):
-            x, y = column * (SIZE + gap), row * (SIZE + caption)
-            sheet.paste(image, (x, y))
-            draw.text((x + 3, y + SIZE + 2), label, fill="black", font=font)
+        reached = zip(output.images, output.mu, output.sigma, strict=True)
+        degraded = [(image, f"{degradation.label}: mu {mu:.3f}  sigma {sigma:.3f}") for image, mu, sigma in reached]
+        rows.append([(output.clean[0], "clean"), *degraded])
+    return tile(rows)
+
+
+# ------------------------------------------------------------------------------------------------------ structure
+
+
+def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> tuple[torch.Tensor, list[float], list[float]]:
+    """Photographs [N, 3, H, W] degraded by the simulators at real intensities: (degraded, mu, sigma reached)."""
+    asked = real_intensities(degradation, len(photos), seed)
+    pairs = [
+        simulate(photo, degradation, *asked[i], torch.Generator().manual_seed(seed + i))
+        for i, photo in enumerate(tqdm(photos, desc=f"simulating {degradation}"))
+    ]
+    return torch.stack([p.degraded for p in pairs]), [p.mu for p in pairs], [p.sigma for p in pairs]
+
+
+@torch.no_grad()
+def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+    """What structure correction changes, for the degradations whose policy it is.
+
+    Columns: PSNR and SSIM of one-step predictions from the easy 30 % of the times to the true degraded image, before
+    and after; then, of full generation, how far mu and sigma move (median), the PSNR to the clean image where the
+    uncorrected degradation map is below its median, and the correlation of gradients with the clean image.
+    """
+    table = {}
+    for name in (n for n, d in DEGRADATIONS.items() if d.structure_correction):
+        degraded, mu, sigma = simulated_pairs(photos, name, seed)
+        ease = 0.7 + 0.3 * torch.rand(len(photos), generator=torch.Generator().manual_seed(seed))
+        asked = real_intensities(name, len(photos), seed)
+        measured = []
+        for chunk in tqdm(range(0, len(photos), 8), desc=name):
+            part = slice(chunk, chunk + 8)
+            seeds = [seed + i for i in range(*part.indices(len(photos)))]
+            phrases = [DEGRADATIONS[name].phrase] * len(seeds)
+            predicted = one_step(
+                pipeline, photos[part], degraded[part], phrases, mu[part], sigma[part], ease[part], seeds
+            )[0]
+            corrected = pipeline.correct_structure(photos[part], predicted)
+            generators = [torch.Generator().manual_seed(s) for s in seeds]
+            asked_part = {"mu": asked[part, 0], "sigma": asked[part, 1]}
+            output = pipeline(
+                photos[part], name, **asked_part, generator=generators, structure_correction=True, output_type="pt"
+            )
+            round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
+            before = intensity(round_trip, output.uncorrected)
+            row = {
+                "psnr": psnr(predicted, degraded[part]),
+                "psnr_corrected": psnr(corrected, degraded[part]),
+                "ssim": ssim(predicted, degraded[part]),
+                "ssim_corrected": ssim(corrected, degraded[part]),
+                "mu_moves": (torch.tensor(output.mu) - before[0]).abs(),
+                "sigma_moves": (torch.tensor(output.sigma) - before[1]).abs(),
+                "detail_psnr": _detail(output.clean, output.uncorrected, output.uncorrected),
+                "detail_psnr_corrected": _detail(output.clean, output.images, output.uncorrected),
+                "gradients": _gradient_correlation(output.clean, output.uncorrected),
+                "gradients_corrected": _gradient_correlation(output.clean, output.images),
+            }
+            measured.append(torch.stack(list(row.values()), dim=1))
+        values = torch.cat(measured)
+        table[name] = {
+            column: float(values[:, i].median() if column.endswith("moves") else values[:, i].mean())
+            for i, column in enumerate(row)
+        }
+    return table
+
+
+def _detail(clean: torch.Tensor, image: torch.Tensor, uncorrected: torch.Tensor) -> torch.Tensor:
+    """PSNR [B] to the clean image over the half of the pixels that the uncorrected image degrades least."""
+    change = (clean - uncorrected).abs().mean(1, keepdim=True)
+    mild = (change <= change.flatten(1).median(1)[0][:, None, None, None]).float()
+    error = ((clean - image).square() * mild).sum((1, 2, 3)) / (3 * mild.sum((1, 2, 3)))
+    return -10 * error.log10()
+
+
+def _gradient_correlation(clean: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Correlation [B] of the differences between neighbouring pixels."""
+    gradients = [torch.cat([i.diff(dim=2).flatten(1), i.diff(dim=3).flatten(1)], dim=1) for i in (clean, image)]
+    first, second = (g - g.mean(1, keepdim=True) for g in gradients)
+    return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1)).clamp(min=1e-9)
+
+
+def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> Image.Image:
+    """Rows: a photograph and degradation each: clean, without and with structure correction, and the change times 8."""
+    rows = []
+    for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
+        mu, sigma = SHEET_INTENSITIES[name][1]
+        generator = torch.Generator().manual_seed(seed)
+        output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, structure_correction=True)
+        before, after = output.uncorrected[0], output.images[0]
+        change = np.asarray(after, dtype=np.int16) - np.asarray(before)
+        policy = "on" if degradation.structure_correction else "off"
+        cells = [(output.clean[0], "clean"), (before, f"{degradation.label}: off"), (after, f"on (policy: {policy})")]
+        rows.append([*cells, (Image.fromarray((128 + 8 * change).clip(0, 255).astype(np.uint8)), "change x 8")])
+    return tile(rows)
+
+
+# ------------------------------------------------------------------------------------------------------ restorers
+
+
+def evaluate_restorers(restorers: list[Restorer], photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Mean PSNR and SSIM of the degraded images, and what every restorer adds; for clean ones what it leaves.
+
+    In the last row, of the clean photographs themselves, the numbers are not gains but PSNR and SSIM.
+    """
+    table = {}
+    for name in [*DEGRADATIONS, "clean"]:
+        degraded = photos if name == "clean" else simulated_pairs(photos, name, seed)[0]
+        before = torch.stack([psnr(degraded, photos), ssim(degraded, photos)])
+        row = {} if name == "clean" else {"psnr": float(before[0].mean()), "ssim": float(before[1].mean())}
+        for restorer in restorers:
+            results = torch.cat([restorer(batch) for batch in tqdm(degraded.split(8), desc=f"{restorer.name}, {name}")])
+            after = torch.stack([psnr(results, photos), ssim(results, photos)])
+            gain = (after if name == "clean" else after - before).mean(1)
+            row |= {f"{restorer.name}_psnr": float(gain[0]), f"{restorer.name}_ssim": float(gain[1])}
+        table[name] = row
+    table["clean"] = {column: table["clean"].get(column, float("nan")) for column in table["haze"]}
+    return table
+
+
+def restorers_sheet(restorers: list[Restorer], files: list[Path]) -> Image.Image:
+    """Rows: a photograph each, as it is and restored by every restorer."""
+    rows = []
+    for file in files:
+        photo = resize_short_side(load_image(file), SIZE).crop((0, 0, SIZE, SIZE))
+        rows.append([(photo, "as it is"), *((restorer(photo), restorer.name) for restorer in restorers)])
+    return tile(rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- main
+
+
+def tile(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
+    """Labelled images of SIZE in rows and columns."""
+    caption, gap = 20, 4
+    font = ImageFont.load_default(13)
+    sheet = Image.new("RGB", (len(rows[0]) * (SIZE + gap) - gap, len(rows) * (SIZE + caption)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for y, row in enumerate(rows):
+        for x, (image, label) in enumerate(row):
+            sheet.paste(image, (x * (SIZE + gap), y * (SIZE + caption)))
+            draw.text((x * (SIZE + gap) + 3, y * (SIZE + caption) + SIZE + 2), label, fill="black", font=font)
     return sheet
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("codec", "control", "sheet"))
+    sheets = ("sheet", "structure-sheet", "restorers-sheet")
+    parser.add_argument("what", choices=("codec", "control", "structure", "restorers", *sheets))
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
-    parser.add_argument("--model", default="compact", help="bundled name, folder or Hub repository")
+    parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
+    parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
     parser.add_argument("--limit", type=int, help="use only so many photographs")
-    parser.add_argument("--choose", type=int, nargs=6, help="sheet: which photograph for each row")
+    parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
     parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
     args = parser.parse_args()
-    pipeline = load_pipeline(args.model)
-    photos = evaluation_squares(args.photos)[: args.limit]
-    if args.what == "sheet":
-        photos = photos[args.choose] if args.choose else photos
-        contact_sheet(pipeline, photos).save(args.output or "sheet.png")
+    if args.what == "restorers-sheet":
+        files = Photos(args.photos).files
+        chosen = [files[i] for i in args.choose] if args.choose else files[: args.limit or 6]
+        restorers_sheet(_restorers(args.restorers), chosen).save(args.output or "sheet.png")
         return
-    if args.what == "codec":
-        result = evaluate_codec(pipeline, photos)
-        print_table({"codec": result})
+    photos = evaluation_squares(args.photos)[: args.limit]
+    if args.what in sheets:
+        photos = photos[args.choose] if args.choose else photos
+        sheet = contact_sheet if args.what == "sheet" else structure_sheet
+        sheet(load_pipeline(args.model), photos).save(args.output or "sheet.png")
+        return
+    if args.what == "restorers":
+        result = evaluate_restorers(_restorers(args.restorers), photos)
+    elif args.what == "structure":
+        result = evaluate_structure(load_pipeline(args.model), photos)
+    elif args.what == "control":
+        result = evaluate_control(load_pipeline(args.model), photos)
     else:
-        result = evaluate_control(pipeline, photos)
-        print_table(result)
+        result = {"codec": evaluate_codec(load_pipeline(args.model), photos)}
+    print_table(result)
     if args.output:
         args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _restorers(names: list[str] | None) -> list[Restorer]:
+    names = names or list(available())
+    if not names:
+        raise SystemExit("There are no restorers yet. Train one, or name a file with --restorers.")
+    return [load_restorer(name) for name in names]
 
 
 if __name__ == "__main__":

@@ -273,12 +273,15 @@ def save_pipeline(
     defaults: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write a whole pipeline folder, weights in float16."""
-    parts = {"unet": model.unet, "text_encoder": model.text_encoder, "vae": codec}
-    parts |= {"intensity_projection": model.intensity_projection}
-    halves = {name: copy.deepcopy(part).half() for name, part in parts.items()}
-    pipeline = GenDegPipeline(tokenizer=tokenizer, scheduler=scheduler, **halves, **defaults)
-    pipeline.save_pretrained(folder, max_shard_size="15MB")
+    """Write a whole pipeline folder."""
+    trained = {name: getattr(model, name) for name in ("unet", "text_encoder", "intensity_projection")}
+    write_pipeline(trained | {"vae": codec, "tokenizer": tokenizer, "scheduler": scheduler}, defaults, folder)
+
+
+def write_pipeline(components: dict[str, Any], defaults: dict[str, Any], folder: Path) -> None:
+    """Write components and defaults of a GenDegPipeline as a folder, weights in float16."""
+    halves = {k: copy.deepcopy(v).half() if isinstance(v, nn.Module) else v for k, v in components.items()}
+    GenDegPipeline(**halves, **defaults).save_pretrained(folder, max_shard_size="15MB")
 
 
 def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.prior import IntensityPrior
-from training.photos import Photos
+from training.photos import SUFFIXES, Photos, load_image
 from training.simulators.matching import simulate
 
 PHRASES = sorted({phrase for d in DEGRADATIONS.values() for phrase in (d.phrase, *dict(d.mixed_phrases).values())})
@@ -83,3 +83,84 @@ def stored_pairs(pairs: Dataset, count: int, folder: str | Path, workers: int) -
                     array.flush()
                 state.write_text(json.dumps({"done": done}))
     return arrays
+
+
+class StoredPairs:
+    """Pairs in arrays, as `stored_pairs` gives them: `clean` and `degraded`, uint8 [N, 3, size, size]."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.arrays = arrays
+
+    def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A random pair (clean, degraded), uint8 [3, H, W]."""
+        i = int(rng.integers(len(self.arrays["clean"])))
+        return self.arrays["clean"][i], self.arrays["degraded"][i]
+
+
+class PairFolder:
+    """Pairs of image files.
+
+    Args:
+        folder: holds a `metadata.jsonl` whose rows name `file_name` and `clean_file_name`, as
+            `training.create_dataset` writes it; or two folders of equally named files, `degraded` (or `input`) and
+            `clean` (or `target`).
+
+    Raises:
+        ValueError: if it holds neither; the message says what was looked for.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder).expanduser()
+        self.files: list[tuple[Path, Path]] = []
+        for metadata in sorted(folder.rglob("metadata.jsonl")):
+            for line in metadata.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                if "clean_file_name" in row:
+                    self.files.append((metadata.parent / row["clean_file_name"], metadata.parent / row["file_name"]))
+        for degraded_name, clean_name in (("degraded", "clean"), ("input", "target")):
+            for degraded in sorted((folder / degraded_name).glob("*")) if not self.files else ():
+                clean = folder / clean_name / degraded.name
+                if degraded.suffix.lower() in SUFFIXES and clean.is_file():
+                    self.files.append((clean, degraded))
+        if not self.files:
+            raise ValueError(
+                f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally named "
+                f"images in degraded/ and clean/ (or input/ and target/)."
+            )
+
+    def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A random pair (clean, degraded), uint8 [3, H, W]."""
+        files = self.files[int(rng.integers(len(self.files)))]
+        clean, degraded = (np.asarray(load_image(file)).transpose(2, 0, 1) for file in files)
+        if clean.shape != degraded.shape:
+            raise ValueError(f"{files[0]} and {files[1]} are a pair but differ in size.")
+        return clean, degraded
+
+
+class Crops(Dataset):
+    """Endless training samples for a restorer; sample i depends on (seed, i) alone.
+
+    Items: degraded, clean (float tensors [3, crop, crop] in [0, 1]), one random crop of both, half of them
+    mirrored.
+
+    Args:
+        sources: what has `pair(rng)`, each with its share of the samples; images smaller than `crop` are mirrored.
+        clean_share: share of samples whose degraded image is the clean one: what is fine must stay.
+    """
+
+    def __init__(self, sources: list[tuple[StoredPairs | PairFolder, float]], crop: int, clean_share: float, seed: int):
+        self.sources, self.crop, self.clean_share, self.seed = [s for s, _ in sources], crop, clean_share, seed
+        shares = np.array([share for _, share in sources])
+        self.shares = shares / shares.sum()
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        pair = np.stack(self.sources[rng.choice(len(self.sources), p=self.shares)].pair(rng))
+        short = [(0, max(0, self.crop - side)) for side in pair.shape[2:]]
+        pair = np.pad(pair, [(0, 0), (0, 0), *short], mode="symmetric")
+        top, left = (int(rng.integers(side - self.crop + 1)) for side in pair.shape[2:])
+        pair = pair[:, :, top : top + self.crop, left : left + self.crop]
+        if rng.random() < 0.5:
+            pair = pair[..., ::-1]
+        clean, degraded = torch.from_numpy(pair.copy()).float() / 255
+        return {"degraded": clean if rng.random() < self.clean_share else degraded, "clean": clean}

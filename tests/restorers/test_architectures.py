@@ -62,16 +62,17 @@ def test_recovers_random_configurations(seed):
     network, config = _random_network(seed)
     found = network_from_state_dict(network.state_dict())
     assert type(found) is type(network)
-    assert found.config.keys() == config.keys()
+    assert found.arguments.keys() == config.keys()
     exact = {key: value for key, value in config.items() if key != "ffn_expansion_factor"}
-    assert {key: found.config[key] for key in exact} == exact
+    assert {key: found.arguments[key] for key in exact} == exact
     image = torch.rand(1, config.get("img_channel", config.get("inp_channels", 3)), 19, 12)
     torch.testing.assert_close(found(image), network.eval()(image))
 
 
 def test_recovers_the_published_factor():
     assert (
-        network_from_state_dict(PromptIR(num_blocks=(1, 1, 1, 1)).state_dict()).config["ffn_expansion_factor"] == 2.66
+        network_from_state_dict(PromptIR(num_blocks=(1, 1, 1, 1)).state_dict()).arguments["ffn_expansion_factor"]
+        == 2.66
     )
 
 

@@ -31,7 +31,7 @@ def test_saved_restorers_load_again(named_weights, bundle, kind, config):
     assert available() == {"mine": ("rain", "haze")}
     restorer = load_restorer("mine", device="cpu")
     assert (restorer.name, restorer.trained_for) == ("mine", ("rain", "haze"))
-    assert restorer.network.config == network.config
+    assert restorer.network.arguments == network.arguments
     image = torch.rand(1, 3, 32, 64)  # a multiple of what NAFNet, which pads by zeros, would pad to
     torch.testing.assert_close(restorer(image), network(image).clamp(0, 1), atol=1e-5, rtol=0)
     by_path = load_restorer(folder, device="cpu")

@@ -1,0 +1,62 @@
+"""What does a photograph show? Captions by BLIP-2, which prompts begin with (GenDeg, arXiv 2411.17687, Section 3.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoConfig, Blip2ForConditionalGeneration, Blip2Processor
+
+from gendeg.images import to_rgb
+
+MODEL = "Salesforce/blip2-opt-2.7b"
+_MAX_TOKENS = 30  # of a caption; they end by themselves after about ten
+
+
+class Captioner:
+    """Captions images; the model is loaded when it is first needed.
+
+    Args:
+        model: folder or Hub repository of a BLIP-2 model.
+        device: default: CUDA where there is one, else the CPU. On CUDA it runs in float16.
+    """
+
+    def __init__(self, model: str = MODEL, device: str | torch.device | None = None):
+        self.model = model
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self._loaded: tuple[Any, Any] | None = None
+
+    @torch.no_grad()
+    def caption(self, images: list[Image.Image]) -> list[str]:
+        """One sentence for each image of any size and mode.
+
+        Raises:
+            ValueError: if the model is not available, or is no BLIP-2 model.
+        """
+        if not images:
+            return []
+        processor, network = self._load()
+        pixels = processor(images=[to_rgb(image) for image in images], return_tensors="pt").pixel_values
+        tokens = network.generate(
+            pixel_values=pixels.to(self.device, self.dtype), max_new_tokens=_MAX_TOKENS, do_sample=False
+        )
+        return [" ".join(text.split()) for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            try:
+                kind = AutoConfig.from_pretrained(self.model).model_type
+                if kind == "blip-2":
+                    processor = Blip2Processor.from_pretrained(self.model)
+                    network = Blip2ForConditionalGeneration.from_pretrained(self.model, dtype=self.dtype)
+            except Exception as error:  # the libraries raise almost anything on damaged files, and without a network
+                raise ValueError(
+                    f"The captioning model {self.model!r} is not available: no readable folder, and not to be had from "
+                    f"the Hub. Where there is a network, `hf download {self.model}` fetches it once."
+                ) from error
+            if kind != "blip-2":
+                raise ValueError(f"{self.model!r} is no BLIP-2 model but a {kind}.")
+            self._loaded = processor, network.to(self.device).eval()
+        return self._loaded

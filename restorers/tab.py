@@ -1,0 +1,369 @@
+"""The Restore tab: a degraded photograph in; what each restorer makes of it out, to compare and to measure.
+
+Functions are plain Python; `restore_tab` lays the components out and wires them. What a function yields as `SKIP`
+leaves its component as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from restorers.jobs import Failure, Quality, Restorers, Result, Tiles, measure, read_request, restore_photo
+from restorers.registry import available
+
+_EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
+EXAMPLES = {path.name: path.parent / "clean" / path.name for path in sorted(_EXAMPLES.glob("*.webp"))}
+PREVIEW = 2048  # pixels; the long side of what the comparison shows. Downloads are whole.
+THUMBNAIL = 480
+SKIP = gr.skip()
+CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
+# A click on a card shows its image on the right of the comparison.
+COMPARE_ON_CLICK = """
+element.addEventListener('click', (event) => {
+  const card = event.target.closest('button[data-index]');
+  if (card) trigger('click', {index: +card.dataset.index});
+});
+"""
+
+
+class Images:
+    """The images of one photograph, in the order they came, as files that last as long as the session remembers them.
+
+    Attributes:
+        labels: what each is called.
+        files: PNG files, whole.
+        previews: the same, or smaller ones of large images.
+        cards: HTML, of restorers that failed too.
+    """
+
+    def __init__(self, photo: str):
+        self._folder = tempfile.TemporaryDirectory(prefix="restored-")
+        self._stem = Path(photo).stem[:60]
+        self.labels: list[str] = []
+        self.files: list[str] = []
+        self.previews: list[str] = []
+        self.cards: list[str] = []
+
+    def add(self, label: str, image: Image.Image, seconds: float | None = None, quality: Quality | None = None) -> None:
+        """Keep an image and make its card."""
+        self.cards.append(card(len(self.labels), label, image, seconds, quality))
+        self.labels.append(label)
+        self.files.append(self._save(image, "whole"))
+        if max(image.size) > PREVIEW:
+            image = image.copy()
+            image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
+            self.previews.append(self._save(image, "preview"))
+        else:
+            self.previews.append(self.files[-1])
+
+    def choices(self) -> list[tuple[str, int]]:
+        """For a dropdown: the labels, with their indices for values."""
+        return [(label, index) for index, label in enumerate(self.labels)]
+
+    def _save(self, image: Image.Image, kind: str) -> str:
+        """Write the image labelled last; each in a folder of its own, as a restorer may be called "degraded", too."""
+        folder = Path(self._folder.name) / f"{len(self.labels)}-{kind}"
+        folder.mkdir()
+        path = folder / f"{self._stem}-{self.labels[-1].lower()}.png"
+        image.save(path, compress_level=3)  # a third of the time, a tenth larger
+        return str(path)
+
+
+# -------------------------------------------------------------------------------------------------------- running
+
+
+def run_restore(
+    restorers: Restorers, cancelled: threading.Event, names: list[str], photo: dict | None, clean: dict | None
+) -> Iterator[tuple[Any, ...]]:
+    """Restore one photograph with each of the restorers.
+
+    Args:
+        cancelled: once it is set, the work stops after the tile that is being computed.
+        photo, clean: files as the browser sends them, see `path`.
+
+    Yields:
+        (status, images, left and right choice, comparison, download of the right one, cards).
+    """
+    try:
+        request = read_request(path(photo), names, path(clean))
+        yield "Starting…" + bar(0), *[SKIP] * 6
+        images = Images(path(photo))
+        images.add("Degraded", request.photo, quality=request.clean and measure(request.photo, request.clean))
+        if request.clean:
+            images.add("Clean", request.clean)
+        inputs = len(images.labels)
+        choices = images.choices()
+        yield (
+            SKIP, images, gr.Dropdown(choices, value=0), gr.Dropdown(choices, value=inputs - 1),
+            *compare(images, 0, inputs - 1), grid(images),
+        )  # fmt: skip
+        seconds, done = 0.0, 0
+        with closing(restore_photo(restorers, request)) as events:
+            for event in events:
+                if cancelled.is_set():
+                    yield f"Cancelled, {done} of {len(names)} done.", *[SKIP] * 6
+                    return
+                if isinstance(event, Tiles):
+                    yield progress(event, names), *[SKIP] * 6
+                elif isinstance(event, Result):
+                    images.add(event.name, event.image, event.seconds, event.quality)
+                    seconds, done = seconds + event.seconds, done + 1
+                    choices = images.choices()
+                    if done == 1:
+                        chosen = gr.Dropdown(choices, value=0), gr.Dropdown(choices, value=inputs)
+                        yield SKIP, SKIP, *chosen, *compare(images, 0, inputs), grid(images)
+                    else:
+                        yield SKIP, SKIP, gr.Dropdown(choices), gr.Dropdown(choices), SKIP, SKIP, grid(images)
+                elif isinstance(event, Failure):
+                    images.cards.append(failed_card(event))
+                    yield *[SKIP] * 6, grid(images)
+                else:
+                    yield (SKIP,) * 7
+        size = f"{request.photo.width} × {request.photo.height} pixels"
+        yield f"Done: {done} of {len(names)}, {size}, {seconds:.1f} s.", *[SKIP] * 6
+    except ValueError as error:
+        gr.Warning(escape(str(error)))
+        yield failure(error), *[SKIP] * 6
+
+
+def run_endpoint(
+    restorers: Restorers, image: dict | None, names: list[str] | str | None = None, clean: dict | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """See `restore` in `_endpoint`, which the API's documentation shows. Yields (files, numbers)."""
+    try:
+        request = read_request(path(image), list(available()) if names is None else names, path(clean))
+        images, numbers = Images(path(image)), {}
+        for event in restore_photo(restorers, request):
+            if isinstance(event, Result):
+                images.add(event.name, event.image)
+                psnr, ssim = (event.quality.psnr, event.quality.ssim) if event.quality else (None, None)
+                numbers[event.name] = {
+                    "seconds": event.seconds, "psnr": psnr if psnr != math.inf else None, "ssim": ssim,
+                }  # fmt: skip
+            elif isinstance(event, Failure):
+                numbers[event.name] = {"error": event.sentence}
+            elif isinstance(event, Tiles):
+                yield SKIP, {"restorer": event.name, "tile": event.done, "tiles": event.total}
+            else:
+                yield SKIP, SKIP
+        if not images.files:
+            raise ValueError(" ".join(f"{name}: {values['error']}" for name, values in numbers.items()))
+        yield images.files, numbers
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def path(file: dict | None) -> str | None:
+    """Where a file that the browser sent lies."""
+    return file["path"] if file else None
+
+
+def clean_of(example: dict) -> str:
+    """The clean image that an example was made from."""
+    return str(EXAMPLES[Path(path(example)).name])
+
+
+def compare(images: Images | None, left: int | None, right: int | None) -> tuple[Any, Any]:
+    """The comparison of two images, by their indices, and the download of the right one."""
+    if images is None or left is None or right is None:
+        return SKIP, SKIP
+    label = f"{images.labels[left]} | {images.labels[right]}"
+    return (
+        gr.ImageSlider((images.previews[left], images.previews[right]), label=label),
+        gr.DownloadButton(f"Download {images.labels[right]}", value=images.files[right], interactive=True),
+    )
+
+
+def list_restorers() -> tuple[Any, Any]:
+    """(restorers to choose from, a notice if none is bundled); chosen are those that say what they were trained for."""
+    try:
+        known = available()
+    except ValueError as error:
+        return gr.CheckboxGroup(choices=[], visible=False), gr.HTML(failure(error), visible=True)
+    chosen = [name for name, trained_for in known.items() if trained_for]
+    notice = ""
+    if not chosen:
+        notice = "No restorer is bundled yet. Put weights (.safetensors, .pth) into the folder <code>models/</code>"
+        notice += ": those found there are listed above." if known else " and reload the page."
+    choice = gr.CheckboxGroup(choices=list(known), value=chosen, visible=bool(known))
+    return choice, gr.HTML(notice, visible=bool(notice))
+
+
+# ----------------------------------------------------------------------------------------------------------- HTML
+
+
+def progress(tiles: Tiles, names: list[str]) -> str:
+    """Status line of a running job."""
+    share = (names.index(tiles.name) + tiles.done / tiles.total) / len(names)
+    of = f", {tiles.done} of {tiles.total} tiles done" if tiles.total > 1 else ""
+    return f"{escape(tiles.name)} is at work{of}{bar(share)}"
+
+
+def bar(share: float) -> str:
+    """A progress bar, `share` of it done."""
+    return f'<div class="bar"><i style="width:{share:.0%}"></i></div>'
+
+
+def failure(error: Exception) -> str:
+    """Status line of a job that failed."""
+    return f'<span class="failure">{escape(str(error))}</span>'
+
+
+def card(index: int, label: str, image: Image.Image, seconds: float | None, quality: Quality | None) -> str:
+    """A result in the grid: its image, how long it took and how close it came."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    lines = {}
+    if seconds is not None:
+        lines["Time"] = f"{seconds:.2f} s"
+    if quality:
+        lines["PSNR"] = "∞" if math.isinf(quality.psnr) else f"{quality.psnr:.2f} dB"
+        lines["SSIM"] = "–" if quality.ssim is None else f"{quality.ssim:.4f}"
+    rows = "".join(f'<dt>{what}</dt><dd class="{what.lower()}">{value}</dd>' for what, value in lines.items())
+    return (
+        f'<button class="card" type="button" data-index="{index}" data-name="{escape(label)}">'
+        f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
+        f"<b>{escape(label)}</b><dl>{rows}</dl></button>"
+    )
+
+
+def failed_card(failed: Failure) -> str:
+    """A restorer in the grid that made no result."""
+    return (
+        f'<div class="card" data-name="{escape(failed.name)}"><b>{escape(failed.name)}</b>'
+        f'<span class="failure">{escape(failed.sentence)}</span></div>'
+    )
+
+
+def grid(images: Images) -> str:
+    """All cards."""
+    return f'<div class="cards">{"".join(images.cards)}</div>'
+
+
+# --------------------------------------------------------------------------------------------------------- layout
+
+
+def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
+    """Lay out the tab inside the current context, and wire it.
+
+    Args:
+        demo: the app; its load event looks for restorers anew.
+
+    Returns:
+        The components of the degraded photograph and of the clean image, for others to send files to.
+    """
+    restorers = Restorers()
+    with gr.Row():
+        with gr.Column(scale=30, min_width=280):
+            photo = gr.Image(
+                label="Degraded photograph", sources=["upload", "clipboard"], type="filepath", height=230,
+                elem_id="restore-photo", buttons=[],
+            )  # fmt: skip
+            examples = gr.Examples(
+                [[str(_EXAMPLES / name)] for name in EXAMPLES], photo, label="Examples",
+                elem_id="restore-examples", preload=False,
+            )  # fmt: skip
+            clean = gr.Image(
+                label="Clean image, if known", sources=["upload", "clipboard"], type="filepath", height=150,
+                elem_id="restore-clean", buttons=[], placeholder="Drop it here for PSNR and SSIM",
+            )  # fmt: skip
+            choice = gr.CheckboxGroup(label="Restorers", elem_id="restorers")
+            notice = gr.HTML(elem_id="restore-notice", visible=False)
+            with gr.Row():
+                restore_button = gr.Button("Restore", variant="primary", scale=2, min_width=80, elem_id="restore")
+                cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="restore-cancel")
+        with gr.Column(scale=82, min_width=320, elem_id="results"):
+            with gr.Row():
+                left = gr.Dropdown(label="Left", filterable=False, min_width=120, elem_id="left")
+                right = gr.Dropdown(label="Right", filterable=False, min_width=120, elem_id="right")
+            comparison = gr.ImageSlider(
+                label="Degraded | restored", type="filepath", interactive=False, max_height=340,
+                elem_id="comparison", buttons=["fullscreen"],
+            )  # fmt: skip
+            with gr.Row(elem_id="below"):
+                status = gr.HTML(
+                    "Choose a photograph, then Restore.", elem_id="restore-status", elem_classes="status", min_width=160
+                )
+                download = gr.DownloadButton(
+                    "Download", size="sm", scale=0, min_width=160, interactive=False, elem_id="download-restored"
+                )
+            cards = gr.HTML("", js_on_load=COMPARE_ON_CLICK, elem_id="cards")
+
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    for changed in (photo.upload, photo.clear):  # another photograph, another truth
+        changed(lambda: None, None, clean, **quick)
+    examples.load_input_event.then(clean_of, photo, clean, preprocess=False, **quick)
+
+    images = gr.State()  # Images of the session's photograph
+    for side in (left, right):
+        side.input(compare, [images, left, right], [comparison, download], **quick)
+
+    def card_clicked(images: Images | None, left: int | None, event: gr.EventData) -> tuple[Any, ...]:
+        return event.index, *compare(images, left, event.index)
+
+    cards.click(card_clicked, [images, left], [right, comparison, download], **quick)
+
+    def restore_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
+        yield from run_restore(restorers, *values)
+
+    cancelled = gr.State()  # threading.Event of the session's job
+    buttons = [restore_button, cancel_button]
+    begun = restore_button.click(
+        lambda: (threading.Event(), *_buttons(running=True)), None, [cancelled, *buttons], **quick
+    )
+    job = begun.then(
+        restore_clicked,
+        [cancelled, choice, photo, clean],
+        [status, images, left, right, comparison, download, cards],
+        preprocess=False,  # gr.Image would open files before any function sees them: a damaged one, a traceback
+        concurrency_limit=1, concurrency_id="model", api_visibility="private", show_progress="minimal",
+        show_progress_on=status,
+    )  # fmt: skip
+    for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
+        ended(lambda: _buttons(running=False), None, buttons, **quick)
+    cancel_button.click(threading.Event.set, cancelled, None, **quick)
+    _endpoint(restorers)
+    demo.load(list_restorers, None, [choice, notice], **quick)
+    return photo, clean
+
+
+def _buttons(running: bool) -> tuple[Any, Any]:
+    return gr.Button(interactive=not running), gr.Button(interactive=running)
+
+
+def _endpoint(loaded: Restorers) -> None:
+    """The named endpoint /restore, for programs."""
+
+    def restore(image: str, restorers: list[str] | None = None, clean: str | None = None) -> Iterator[tuple[Any, Any]]:
+        """Restore a degraded photograph with one or several restorers.
+
+        Only the image is required. restorers: names, or left out for all of them. clean: the image without the
+        degradation, of the same size. Returns the restored images, and JSON: for each restorer the seconds it took,
+        and PSNR (dB; null for equal images) and SSIM, null if no clean image is given.
+        """
+        yield from run_endpoint(loaded, image, restorers, clean)
+
+    with gr.Group(visible=False):
+        inputs = [
+            gr.Image(label="Degraded photograph", type="filepath"),
+            gr.Dropdown(label="Restorers", value=None, multiselect=True, allow_custom_value=True),
+            gr.Image(label="Clean image", type="filepath", value=None),
+        ]
+        outputs = [gr.File(label="Restored", file_count="multiple"), gr.JSON(label="Seconds, PSNR and SSIM")]
+        gr.Button("Restore").click(
+            restore, inputs, outputs, api_name="restore", preprocess=False, concurrency_limit=1, concurrency_id="model"
+        )

@@ -1,0 +1,41 @@
+"""What the browser tests share: a headless Chromium, and screenshots.
+
+SCREENSHOTS=folder also keeps the screenshots there; with GENDEG_MODEL set, the pages are of that model instead of the
+tiny one, and of the bundled restorers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+OPTIONS += ["--disable-sync", "--no-first-run"]
+expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium or chrome executable on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def screenshot(tmp_path: Path) -> Callable[..., None]:
+    """Saves what the page shows under a name."""
+
+    def save(page: Page, name: str, full_page: bool = False) -> None:
+        page.wait_for_timeout(500)
+        page.screenshot(path=Path(os.environ.get("SCREENSHOTS", tmp_path)) / f"{name}.png", full_page=full_page)
+
+    return save

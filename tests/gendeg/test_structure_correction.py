@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from gendeg import load_pipeline
+from gendeg.structure_correction import StructureCorrection
+from restorers.nafnet import NAFNet
+
+SIZES = {"width": 4, "enc_blk_nums": (1, 2), "middle_blk_num": 1, "dec_blk_nums": (1, 1)}
+
+
+def _random_weights(seed=0):
+    """A state dict under the published names."""
+    torch.manual_seed(seed)
+    network = NAFNet(6, 3, **SIZES)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network.state_dict()
+
+
+def _plainly(state, image):
+    """The published definition, written as it reads: NCHW, one operation after the other."""
+
+    def conv(name, x, **options):
+        return F.conv2d(x, state[f"{name}.weight"], state.get(f"{name}.bias"), **options)
+
+    def norm(name, x):
+        mean = x.mean(1, keepdim=True)
+        x = (x - mean) / ((x - mean).square().mean(1, keepdim=True) + 1e-6).sqrt()
+        return x * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]
+
+    def gate(x):
+        half = x.shape[1] // 2
+        return x[:, :half] * x[:, half:]
+
+    def block(name, x):
+        y = conv(f"{name}.conv1", norm(f"{name}.norm1", x))
+        y = gate(conv(f"{name}.conv2", y, padding=1, groups=y.shape[1]))
+        y = conv(f"{name}.conv3", y * conv(f"{name}.sca.1", y.mean((2, 3), keepdim=True)))
+        x = x + y * state[f"{name}.beta"]
+        y = conv(f"{name}.conv5", gate(conv(f"{name}.conv4", norm(f"{name}.norm2", x))))
+        return x + y * state[f"{name}.gamma"]
+
+    height, width = image.shape[2:]
+    x = conv("intro", F.pad(image, (0, -width % 4, 0, -height % 4)), padding=1)
+    skips = []
+    for level, count in enumerate(SIZES["enc_blk_nums"]):
+        for i in range(count):
+            x = block(f"encoders.{level}.{i}", x)
+        skips.append(x)
+        x = conv(f"downs.{level}", x, stride=2)
+    x = block("middle_blks.0", x)
+    for level in range(2):
+        x = F.pixel_shuffle(conv(f"ups.{level}.0", x), 2) + skips.pop()
+        x = block(f"decoders.{level}.0", x)
+    return conv("ending", x, padding=1)[..., :height, :width]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 30), (5, 7)])
+def test_agrees_with_the_published_definition(size):
+    state = _random_weights()
+    clean, generated = torch.rand(2, 2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    module = StructureCorrection.from_state_dict({f"module.{name}": value for name, value in state.items()})
+    with torch.no_grad():
+        expected = generated + _plainly(state, torch.cat([clean, generated], dim=1))
+        torch.testing.assert_close(module(clean, generated), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match="6 input, 3 output"):
+        StructureCorrection.from_state_dict(NAFNet(width=4).state_dict())
+
+
+@pytest.fixture(scope="module")
+def corrected(tiny_pipeline_folder, tmp_path_factory):
+    """The tiny pipeline with a module, after a round trip through a folder."""
+    pipeline = load_pipeline(tiny_pipeline_folder, device="cpu")
+    module = StructureCorrection.from_state_dict(_random_weights())
+    with torch.no_grad():
+        module.ending.weight *= 0.05  # a correction, not an image of its own
+    pipeline.register_modules(structure_correction=module)
+    folder = tmp_path_factory.mktemp("corrected")
+    pipeline.save_pretrained(folder)
+    return load_pipeline(folder, device="cpu")
+
+
+@pytest.fixture
+def photo():
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+    return small.resize((121, 90), Image.Resampling.BICUBIC)
+
+
+def _call(pipeline, photo, degradation, **options):
+    generator = torch.Generator().manual_seed(0)
+    return pipeline(photo, degradation, mu=0.1, sigma=0.1, generator=generator, output_type="pt", **options)
+
+
+def test_saved_weights_come_back(corrected):
+    for name, value in _random_weights().items():
+        factor = 0.05 if name == "ending.weight" else 1
+        torch.testing.assert_close(corrected.structure_correction.state_dict()[name], value * factor)
+
+
+@pytest.mark.parametrize(
+    ("degradation", "applied"),
+    [("haze", True), ("motion_blur", True), ("raindrop", True), ("rain", False), ("snow", False), ("low_light", False)],
+)
+def test_auto_follows_the_policy(corrected, photo, degradation, applied):
+    output = _call(corrected, photo, degradation)
+    assert output.structure_correction is applied
+    assert (output.uncorrected is not None) is applied
+
+
+def test_ground_truth_is_the_clean_image_or_its_round_trip(corrected, photo):
+    on, off = (_call(corrected, photo, "rain", structure_correction=choice) for choice in (True, False))
+    true = torch.from_numpy(np.asarray(photo) / 255).permute(2, 0, 1)[None].float()
+    resized = F.interpolate(true, on.clean.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
+    torch.testing.assert_close(on.clean, resized, atol=1e-5, rtol=0)
+    assert (off.clean - resized).abs().mean() > 0.001
+    torch.testing.assert_close(on.uncorrected, off.images)
+    assert (on.images - on.uncorrected).abs().mean() > 0.001
+    assert on.mu[0] == pytest.approx(float((on.images - on.clean).abs().mean()), abs=1e-5)
+
+
+def test_a_pipeline_without_a_module_says_so(tiny_pipeline_folder, photo):
+    pipeline = load_pipeline(tiny_pipeline_folder, device="cpu")
+    assert _call(pipeline, photo, "haze").structure_correction is False
+    with pytest.raises(ValueError, match="holds no structure correction module"):
+        _call(pipeline, photo, "haze", structure_correction=True)
+    with pytest.raises(ValueError, match='True, False or "auto"'):
+        _call(pipeline, photo, "haze", structure_correction="maybe")

@@ -1,0 +1,99 @@
+"""Captions a folder of photographs: python -m training.captions DIR
+
+Writes a line of JSON for each, {"file_name": path below DIR, "caption": sentence}, which `--captions` of
+`python -m training.create_dataset` reads. An interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from PIL import Image
+from tqdm import tqdm
+
+from gendeg.captions import MODEL, Captioner
+from gendeg.images import open_image
+from training.dataset_store import AppendLog
+from training.photos import Photos
+
+_LISTED = 20  # of the files that were skipped
+
+
+def caption_folder(folder: Path, captioner: Captioner, log: AppendLog, batch_size: int) -> list[tuple[str, str]]:
+    """Caption every image below `folder` that `log` has no line of yet.
+
+    Returns:
+        (file name, why) of the files that could not be read.
+
+    Raises:
+        ValueError: if there is no such folder, no image in it, the log is damaged or the model is not available.
+    """
+    names = [file.relative_to(folder).as_posix() for file in Photos(folder).files]
+    done = {row.get("file_name") for row in log.read() if isinstance(row, dict)}
+    todo = [name for name in names if name not in done]
+    skipped: list[tuple[str, str]] = []
+    with tqdm(total=len(names), initial=len(names) - len(todo), desc="captions", unit="photo") as bar:
+        for start in range(0, len(todo), batch_size):
+            batch: dict[str, Image.Image] = {}
+            for name in todo[start : start + batch_size]:
+                try:
+                    batch[name] = open_image(folder / name)
+                except ValueError as error:
+                    skipped.append((name, str(error)))
+                    bar.update()
+            for name, caption in zip(batch, captioner.caption(list(batch.values())), strict=True):
+                log.append({"file_name": name, "caption": caption})
+                bar.update()
+    return skipped
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Returns the exit code: 0; 2 after a sentence on stderr; 130 after Ctrl-C."""
+    args = _parser().parse_args(arguments)
+    transformers.utils.logging.disable_progress_bar()
+    output = args.output or args.folder / "captions.jsonl"
+    try:
+        if args.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}.")
+        if not args.folder.is_dir():
+            raise ValueError(f"There is no folder {args.folder}.")
+        skipped = caption_folder(args.folder, Captioner(args.model), AppendLog(output), args.batch_size)
+    except ValueError as error:
+        print(f"captions: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("captions: Out of memory. Choose a smaller --batch-size; what is done is kept.", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"captions: {error.filename or output}: {error.strerror or error}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from there.", file=sys.stderr)
+        return 130
+    if skipped:
+        print(f"Skipped, because they cannot be read ({len(skipped)}):", file=sys.stderr)
+        for name, reason in skipped[:_LISTED]:
+            print(f"  {name}: {reason}", file=sys.stderr)
+        if len(skipped) > _LISTED:
+            print(f"  and {len(skipped) - _LISTED} more", file=sys.stderr)
+    print(f"The captions are in {output}.")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.captions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="photographs, searched recursively")
+    parser.add_argument("--model", default=MODEL, help="folder or Hub repository of a BLIP-2 model (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="images in one go, a matter of memory (%(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: captions.jsonl in DIR")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

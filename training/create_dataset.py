@@ -1,0 +1,650 @@
+"""Makes a pair data set: python -m training.create_dataset --clean PHOTOS --output DIR
+
+Every clean photograph is degraded in the ways that its own data set lacks, at intensities drawn like those of real data
+sets (GenDeg, arXiv 2411.17687, Section 4, "GenDS"). Images whose mean degradation falls outside the accepted range are
+discarded and drawn anew. What --clean holds as `metadata.jsonl` (or `metadata.csv`) may say which degradations a file
+has already: fields `file_name` and `degradations` (a list; in CSV, names separated by spaces).
+
+A sample depends on the seed, its photograph's path below --clean, its degradation and its copy number alone. The same
+command goes on with an interrupted data set, or with one whose photographs have become more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import pickle
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from PIL import Image
+from tqdm import tqdm
+
+from gendeg.checkpoints import load_pipeline
+from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.images import open_image
+from gendeg.intensity import intensity
+from gendeg.pipeline import MIN_SIDE, GenDegPipeline
+from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
+from gendeg.request import MAX_SEED, MAX_STEPS
+from training.dataset_card import write_card
+from training.dataset_store import PARTIAL, AppendLog, PairStore, image_name, write_pair
+from training.loop import _Interruption as Interruption
+from training.photos import SUFFIXES
+
+MAX_ATTEMPTS = 4  # a sample whose images were all discarded is given up
+PRIOR = IntensityPrior()
+_LISTED = 20  # of the files that were skipped
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the samples. One command line option each, and `degradations` in their canonical order."""
+
+    clean: str
+    model: str
+    degradations: list[str]
+    per_image: int
+    resolution: int | None
+    steps: int | None
+    captions: str
+    seed: int
+    format: str
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A clean photograph.
+
+    Attributes:
+        path: below the folder of clean photographs, with forward slashes.
+        size: height and width at which it is degraded.
+        degradations: what to make of it.
+        caption: of the scene; may be empty.
+    """
+
+    path: str
+    size: tuple[int, int]
+    degradations: frozenset[str]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photographs of one size that are degraded in one go; `copy` counts the samples of one kind of a photograph."""
+
+    degradation: str
+    copy: int
+    photos: tuple[Photo, ...]
+
+
+@dataclass
+class Made:
+    """What became of a batch: pairs (row, degraded, clean) of uint8 images [H, W, 3], samples given up, bad files."""
+
+    pairs: list[tuple[dict[str, Any], np.ndarray, np.ndarray]] = field(default_factory=list)
+    discarded: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+# --------------------------------------------------------------------------------------------------------- planning
+
+
+def find_photos(
+    folder: Path, degradations: list[str], working_size: Callable[[int, int], tuple[int, int]]
+) -> tuple[list[Photo], list[tuple[str, str]]]:
+    """Look at every file below `folder`, at image files' headers alone.
+
+    Args:
+        degradations: to make, of photographs that do not have them.
+        working_size: (height, width) to those at which the model works; a ValueError if it cannot.
+
+    Returns:
+        (photographs in the order of their paths, (path, why not) of the other files).
+
+    Raises:
+        ValueError: if there is no such folder or no photograph in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
+    files = sorted(
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    has, skipped = _degradations_there(folder), []
+    photos = []
+    for path in files:
+        if path in ("metadata.jsonl", "metadata.csv"):
+            continue
+        try:
+            if Path(path).suffix.lower() not in SUFFIXES:
+                raise ValueError("not an image file")
+            with Image.open(folder / path) as image:
+                width, height = image.size
+                # EXIF orientation: it lies on its side. PNG's own getexif would read the whole image.
+                if Image.Image.getexif(image).get(0x0112, 1) >= 5:
+                    width, height = height, width
+            size = working_size(height, width)
+            if min(size) < MIN_SIDE:
+                raise ValueError(f"the image is {width} x {height} pixels, too long and narrow")
+            photos.append(Photo(path, size, frozenset(degradations) - has.pop(path, frozenset())))
+        except Exception as error:  # Pillow's readers raise almost anything on damaged files
+            skipped.append((path, str(error).rstrip(".").replace(str(folder / path), "the file")))
+    skipped += [(path, "in the metadata, but not in the folder") for path in has if path not in files]
+    if not photos:
+        reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
+        raise ValueError(f"There is no photograph to work on in {folder}.{reasons}")
+    return photos, skipped
+
+
+def _degradations_there(folder: Path) -> dict[str, frozenset[str]]:
+    """File name -> degradations that its own data set provides, from metadata.jsonl or metadata.csv."""
+    rows: Iterable[tuple[int, dict[str, Any]]] = ()
+    file = folder / "metadata.jsonl"
+    if file.is_file():
+        rows = _json_lines(file)
+    elif (folder / "metadata.csv").is_file():
+        file = folder / "metadata.csv"
+        with file.open(newline="", encoding="utf-8") as handle:
+            rows = list(enumerate(csv.DictReader(handle), 2))
+    there = {}
+    for number, row in rows:
+        if row.get("file_name") and row.get("degradations"):
+            names = row["degradations"]
+            try:
+                names = names.split() if isinstance(names, str) else names
+                there[row["file_name"]] = frozenset(get_degradation(name).name for name in names)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{file}, line {number}: {error}") from error
+    return there
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) for every line of a JSONL file that is not empty."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise ValueError(f"{file}, line {number} is not a JSON object.")
+                yield number, row
+
+
+def with_captions(photos: list[Photo], source: str, clean: Path, log: AppendLog) -> list[Photo]:
+    """The photographs with captions from a JSONL file, or by BLIP-2; `log` keeps those for the next time."""
+    if source == "none":
+        return photos
+    if source == "blip2":
+        captions = {entry["file_name"]: entry["caption"] for entry in log.read()}
+        missing = [photo for photo in photos if photo.path not in captions]
+        if missing:
+            from gendeg.captions import Captioner
+
+            captioner = Captioner()
+            for photo in tqdm(missing, desc="captions", unit="photo"):
+                try:
+                    image = _read(clean, photo)
+                except ValueError:  # it is reported when its turn comes
+                    continue
+                captions[photo.path] = captioner.caption([image])[0]
+                log.append({"file_name": photo.path, "caption": captions[photo.path]})
+    else:
+        if not Path(source).is_file():
+            raise ValueError(f"There is no file of captions {source}.")
+        captions = {row.get("file_name"): str(row.get("caption") or "") for _, row in _json_lines(Path(source))}
+        if not any(photo.path in captions for photo in photos):
+            raise ValueError(f"{source} has no caption for any photograph; file_name must be the path below {clean}.")
+    return [replace(photo, caption=captions.get(photo.path, "")) for photo in photos]
+
+
+def plan(photos: list[Photo], per_image: int, batch_size: int) -> list[Batch]:
+    """All samples, in batches of one image size, degradation and copy number; a photograph's batches follow closely."""
+    sizes: dict[tuple[int, int], list[Photo]] = {}
+    for photo in photos:
+        sizes.setdefault(photo.size, []).append(photo)
+    batches = []
+    for same in sizes.values():
+        for start in range(0, len(same), batch_size):
+            group = same[start : start + batch_size]
+            for name in DEGRADATIONS:
+                asked = tuple(photo for photo in group if name in photo.degradations)
+                batches += [Batch(name, copy, asked) for copy in range(per_image) if asked]
+    return batches
+
+
+# ------------------------------------------------------------------------------------------------------- generation
+
+
+def draw(seed: int, source_file: str, degradation: str, copy: int, attempt: int) -> tuple[IntensitySample, int]:
+    """All that is random in an attempt at a sample: the intensity, and the seed of the generator's noise.
+
+    One in UNIFORM_EVERY is uniform by chance, and not by counting: a sample must not depend on the others.
+    """
+    name = json.dumps([seed, source_file, degradation, copy, attempt])
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
+    uniform = rng.integers(UNIFORM_EVERY) == 0
+    return PRIOR.sample(degradation, rng, uniform=uniform), int(rng.integers(MAX_SEED + 1))
+
+
+def read(clean: Path, batch: Batch) -> list[np.ndarray | str]:
+    """The photographs at their working size, uint8 [H, W, 3]; for an unreadable one, why it is."""
+    return [_read_or_reason(clean, photo) for photo in batch.photos]
+
+
+@lru_cache(maxsize=64)  # the batches of a photograph follow closely
+def _read_or_reason(clean: Path, photo: Photo) -> np.ndarray | str:
+    try:
+        return np.asarray(_read(clean, photo))
+    except ValueError as error:
+        return str(error).rstrip(".")
+
+
+def _read(clean: Path, photo: Photo) -> Image.Image:
+    height, width = photo.size
+    image = open_image(clean / photo.path)
+    if (image.height - image.width) * (height - width) < 0:
+        raise ValueError("it is turned by a note behind its pixels; save it upright")
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+class PairMaker:
+    """Degrades batches with the model of the settings, loaded here."""
+
+    def __init__(self, settings: Settings, pipeline: GenDegPipeline | None = None):
+        self.settings = settings
+        self.pipeline = pipeline or load_pipeline(settings.model)
+
+    def __call__(self, batch: Batch, images: list[np.ndarray | str]) -> Made:
+        """Generate, measure on the 8-bit images that will be stored, and draw anew what is not accepted."""
+        made, waiting = Made(), []
+        for photo, image in zip(batch.photos, images, strict=True):
+            if isinstance(image, str):
+                made.unreadable.append((photo.path, image))
+            else:
+                waiting.append((photo, image))
+        low, high = DEGRADATIONS[batch.degradation].accepted_mu
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            again = []
+            for photo, image, row, degraded, clean in self._attempt(batch, waiting, attempt):
+                if low <= row["mu_reached"] <= high:
+                    made.pairs.append((row, degraded, clean))
+                else:
+                    again.append((photo, image))
+            waiting = again
+        made.discarded = [_sample(photo, batch) | {"attempts": MAX_ATTEMPTS} for photo, _ in waiting]
+        return made
+
+    def _attempt(
+        self, batch: Batch, waiting: list[tuple[Photo, np.ndarray]], attempt: int
+    ) -> Iterator[tuple[Photo, np.ndarray, dict[str, Any], np.ndarray, np.ndarray]]:
+        """(photo, image, row, degraded, clean) of one image each. A call of the pipeline has one phrase."""
+        degradation = DEGRADATIONS[batch.degradation]
+        drawn = []
+        for photo, image in waiting:
+            asked, seed = draw(self.settings.seed, photo.path, degradation.name, batch.copy, attempt)
+            drawn.append((degradation.phrase_for(asked.dataset), photo, image, asked, seed))
+        drawn.sort(key=lambda sample: sample[0])
+        for phrase, group in groupby(drawn, key=lambda sample: sample[0]):
+            _, photos, images, asked, seeds = zip(*group, strict=True)
+            output = self.pipeline(
+                list(images),
+                degradation.name,
+                mu=[sample.mu for sample in asked],
+                sigma=[sample.sigma for sample in asked],
+                prompt=[photo.caption for photo in photos],
+                phrase=phrase,
+                resolution=self.settings.resolution,
+                num_inference_steps=self.settings.steps,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="pt",
+            )
+            degraded, clean = ((part * 255).round().to(torch.uint8).cpu() for part in (output.images, output.clean))
+            mu, sigma = (values.tolist() for values in intensity(clean / 255, degraded / 255))
+            for i, photo in enumerate(photos):
+                name = image_name(photo.path)
+                row = {
+                    "file_name": f"degraded/{degradation.name}/{name}-{batch.copy}.png",
+                    "clean_file_name": f"clean/{name}{'' if output.structure_correction else '-codec'}.png",
+                    **_sample(photo, batch),
+                    "prompt": self.pipeline.prompt(photo.caption, phrase),
+                    "mu_asked": round(asked[i].mu, 6),
+                    "sigma_asked": round(asked[i].sigma, 6),
+                    "mu_reached": round(mu[i], 6),
+                    "sigma_reached": round(sigma[i], 6),
+                    "source_dataset": asked[i].dataset,
+                    "uniform_intensity": asked[i].uniform,
+                    "structure_correction": output.structure_correction,
+                    "model": self.settings.model,
+                    "seed": seeds[i],
+                    "attempts": attempt,
+                }
+                yield photo, images[i], row, *(part[i].permute(1, 2, 0).numpy() for part in (degraded, clean))
+
+
+def _sample(photo: Photo, batch: Batch) -> dict[str, Any]:
+    return {"source_file": photo.path, "degradation": batch.degradation, "copy": batch.copy}
+
+
+def write(output: Path, made: Made) -> Made:
+    """Store the images of a batch; what comes back holds the rows alone."""
+    for row, degraded, clean in made.pairs:
+        write_pair(output, row, degraded, clean)
+    return replace(made, pairs=[(row, None, None) for row, _, _ in made.pairs])
+
+
+# ---------------------------------------------------------------------------------------------------------- engines
+
+
+def make_locally(settings: Settings, output: Path, batches: list[Batch], pipeline: GenDegPipeline) -> Iterator[Made]:
+    """Batch after batch in this process; results come when their images are stored."""
+    maker = PairMaker(settings, pipeline)
+    for batch in batches:
+        yield write(output, maker(batch, read(Path(settings.clean), batch)))
+
+
+def make_on_ray(settings: Settings, output: Path, batches: list[Batch], workers: int | None) -> Iterator[Made]:
+    """The same on Ray Data, in no particular order: read in tasks, generate in `workers` actors, store in tasks.
+
+    Every node must see both folders and this code under the same paths. Each actor has a GPU or, on a cluster without
+    one, its share of the CPUs.
+    """
+    if not batches:
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")  # of connecting to a cluster; each takes 12 seconds
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ValueError("--engine ray needs Ray: pip install -r requirements-scale.txt") from error
+
+    here, output = os.getcwd(), output.resolve()
+
+    class Actor:
+        def __init__(self) -> None:
+            _quiet()
+            os.chdir(here)  # the path of a model may be relative
+            self.maker = PairMaker(settings)
+
+        def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
+            return {"made": pickle.dumps(self.maker(*pickle.loads(row["batch"])))}
+
+    def read_task(row: dict[str, bytes]) -> dict[str, bytes]:
+        batch = pickle.loads(row["batch"])
+        return {"batch": pickle.dumps((batch, read(Path(settings.clean), batch)))}
+
+    def write_task(row: dict[str, bytes]) -> dict[str, bytes]:
+        return {"made": pickle.dumps(write(output, pickle.loads(row["made"])))}
+
+    root = str(Path(__file__).resolve().parents[1])
+    try:
+        ray.init(  # at RAY_ADDRESS, or a Ray of its own on this machine
+            log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": {"PYTHONPATH": root}}
+        )
+    except Exception as error:  # it raises almost anything
+        where = f"be reached at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "start"
+        raise ValueError(f"Ray cannot {where}: {str(error).splitlines()[0]}") from error
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.raise_original_map_exception = True
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), resources["CPU"]
+        workers = workers or gpus or max(1, int(cpus) // 4)
+        share = (cpus - 1) / workers  # one stays for reading and storing
+        need = {"num_gpus": 1} if gpus else {"num_cpus": int(share) if share >= 1 else max(0.1, share)}
+        # Many small blocks: a block's results are there, and logged, when all of it is done.
+        items = [{"batch": pickle.dumps(batch)} for batch in batches]
+        results = (
+            ray.data.from_items(items, override_num_blocks=min(len(items), 10_000))
+            .map(read_task, num_cpus=0.25)
+            .map(Actor, concurrency=workers, **need)
+            .map(write_task, num_cpus=0.25)
+        )
+        for row in results.iter_rows():
+            yield pickle.loads(row["made"])
+    finally:
+        ray.shutdown()
+
+
+# ---------------------------------------------------------------------------------------------------------- command
+
+
+def create(
+    settings: Settings, output: Path, batch_size: int, engine: str, workers: int | None, command: str
+) -> tuple[PairStore, list[tuple[str, str]], bool]:
+    """Make the data set, or go on with it.
+
+    Returns:
+        (what there is, (file, why it was skipped), whether it is complete; not so after Ctrl-C).
+
+    Raises:
+        ValueError: for input that cannot be worked on; the message says why.
+    """
+    clean = Path(settings.clean)
+    if output.resolve().is_relative_to(clean.resolve()):
+        raise ValueError("Choose an output folder outside the folder of clean photographs.")
+    pipeline = load_pipeline(settings.model, device="cpu" if engine == "ray" else None)
+    photos, skipped = find_photos(
+        clean, settings.degradations, lambda height, width: pipeline.working_size(height, width, settings.resolution)
+    )
+    if not any(photo.degradations for photo in photos):
+        raise ValueError(f"Every photograph in {clean} has all these degradations already.")
+    store = PairStore(output, _identity(settings))
+    if store.packed:
+        store.remove_packed_images()
+        return store, skipped, True
+    photos = with_captions(photos, settings.captions, clean, AppendLog(output / ".progress" / "captions.jsonl"))
+    batches = plan(photos, settings.per_image, batch_size)
+    total = sum(len(batch.photos) for batch in batches)
+    todo = [
+        replace(batch, photos=left)
+        for batch in batches
+        if (left := tuple(p for p in batch.photos if (p.path, batch.degradation, batch.copy) not in store))
+    ]
+    unreadable: dict[str, str] = {}
+    if engine == "ray":
+        results = make_on_ray(settings, output, todo, workers)
+    else:
+        results = make_locally(settings, output, todo, pipeline)
+    done = total - sum(len(batch.photos) for batch in todo)
+    with Interruption() as interruption, tqdm(total=total, initial=done, desc=output.name, unit="sample") as bar:
+        for made in results:
+            store.record([row for row, _, _ in made.pairs], made.discarded)
+            unreadable |= dict(made.unreadable)
+            bar.set_postfix(discarded=f"{_discarded_share(store):.1%}", refresh=False)
+            bar.update(len(made.pairs) + len(made.discarded) + len(made.unreadable))
+            if interruption.asked:
+                results.close()
+                return store, skipped, False
+    skipped += sorted(unreadable.items())
+    if not store.pairs:
+        raise ValueError(f"None of the {len(store.discarded)} samples reached an intensity that is accepted.")
+    store.finish()
+    write_card(store, command, MAX_ATTEMPTS)
+    if store.shards:
+        store.remove_packed_images()
+    return store, skipped, True
+
+
+def _identity(settings: Settings) -> dict[str, Any]:
+    """The settings, with a fingerprint of the captions: other words give other images."""
+    captions = Path(settings.captions)
+    digest = f", sha256 {hashlib.sha256(captions.read_bytes()).hexdigest()[:12]}" if captions.is_file() else ""
+    return asdict(settings) | {"captions": settings.captions + digest}
+
+
+def _discarded_share(store: PairStore) -> float:
+    """Share of the generated images that were discarded."""
+    generated = store.generated
+    return (generated - len(store.pairs)) / generated if generated else 0.0
+
+
+def push(output: Path, repository: str) -> None:
+    """Upload a complete data set to a Hub repository, which is created where there is none.
+
+    Raises:
+        ValueError: if the Hub refuses or cannot be reached.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(repository, repo_type="dataset", exist_ok=True)
+        api.upload_folder(
+            repo_id=repository, folder_path=output, repo_type="dataset", ignore_patterns=[".progress/*", f"*{PARTIAL}"]
+        )
+    except Exception as error:  # its network library, and with it the errors, differ between versions
+        raise ValueError(
+            f"The data set is complete in {output}, but the Hub did not take it: {str(error).splitlines()[0]} "
+            f"Check `hf auth whoami` and the network, and run the same command again."
+        ) from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Returns the exit code: 0; 2 after a sentence on stderr; 130 after Ctrl-C."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    _quiet()
+    command = shlex.join(
+        ["python", "-m", "training.create_dataset", *(sys.argv[1:] if arguments is None else arguments)]
+    )
+    try:
+        settings = _settings(args)
+        store, skipped, complete = create(settings, args.output, args.batch_size, args.engine, args.workers, command)
+        print(
+            f"{len(store.pairs)} pairs of {len({k[0] for k in store.pairs})} photographs in {args.output}; "
+            f"{_discarded_share(store):.1%} of the generated images were discarded, "
+            f"{len(store.discarded)} samples given up after {MAX_ATTEMPTS}."
+        )
+        if skipped:
+            print(f"{len(skipped)} files were skipped:", file=sys.stderr)
+            for path, reason in skipped[:_LISTED]:
+                print(f"  {path}: {reason}", file=sys.stderr)
+            if len(skipped) > _LISTED:
+                print(f"  and {len(skipped) - _LISTED} more", file=sys.stderr)
+        if not complete:
+            print("Stopped; the same command goes on from there.", file=sys.stderr)
+            return 130
+        if args.push_to_hub:
+            push(args.output, args.push_to_hub)
+    except ValueError as error:
+        print(f"create_dataset: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError:
+        print("create_dataset: Out of memory. Choose a smaller --batch-size or --resolution.", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = error.filename or args.output
+        print(
+            f"create_dataset: {where}: {error.strerror or error}. What is complete is kept; the same command goes on "
+            f"from there.",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:  # before the first batch
+        print("Stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.create_dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--clean", type=Path, required=True, help="folder of clean photographs, searched recursively")
+    parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to go on with")
+    parser.add_argument("--model", default="compact", help="bundled name, local folder or Hub repository (%(default)s)")
+    parser.add_argument("--degradations", nargs="+", default=list(DEGRADATIONS), help="default: all six")
+    parser.add_argument(
+        "--per-image", type=int, default=1, help="samples of each degradation a photograph (%(default)s)"
+    )
+    parser.add_argument("--resolution", type=int, help="short side in pixels (default: the model's own)")
+    parser.add_argument("--steps", type=int, help="default: the model's own")
+    parser.add_argument("--batch-size", type=int, default=8, help="images in one go, a matter of memory (%(default)s)")
+    parser.add_argument(
+        "--captions",
+        default="none",
+        help="of the scenes: JSONL file with file_name and caption; blip2 makes them; none: the phrase alone (default)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_SEED} (%(default)s)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: at RAY_ADDRESS, or a new one")
+    parser.add_argument("--workers", type=int, help="ray: actors that generate (default: one for each GPU or 4 CPUs)")
+    parser.add_argument(
+        "--format",
+        choices=("imagefolder", "webdataset"),
+        default="imagefolder",
+        help="%(default)s, or shards, for many: packing them at the end needs room for all images twice",
+    )
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the complete data set there")
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """The checked settings.
+
+    Raises:
+        ValueError: for a value that cannot be; the message says which are possible.
+    """
+    for name, low, high in (
+        ("per_image", 1, None),
+        ("batch_size", 1, None),
+        ("workers", 1, None),
+        ("resolution", 1, None),
+        ("steps", 1, MAX_STEPS),
+        ("seed", 0, MAX_SEED),
+    ):
+        value = getattr(args, name)
+        if value is not None and (value < low or (high is not None and value > high)):
+            bounds = f"from {low} to {high}" if high else f"at least {low}"
+            raise ValueError(f"--{name.replace('_', '-')} must be {bounds}, not {value}.")
+    if args.push_to_hub:
+        try:
+            validate_repo_id(args.push_to_hub)
+        except HFValidationError as error:
+            raise ValueError(f"--push-to-hub: {args.push_to_hub!r} is no name of a repository, owner/name.") from error
+    asked = {get_degradation(name).name for name in args.degradations}
+    return Settings(
+        clean=str(args.clean.resolve()),
+        model=args.model,
+        degradations=[name for name in DEGRADATIONS if name in asked],
+        per_image=args.per_image,
+        resolution=args.resolution,
+        steps=args.steps,
+        captions=args.captions,
+        seed=args.seed,
+        format=args.format,
+    )
+
+
+def _quiet() -> None:
+    """Without a bar for every file that the libraries load."""
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    # The module under its own name and not as __main__, which is another one in the processes of Ray.
+    from training import create_dataset
+
+    sys.exit(create_dataset.main())

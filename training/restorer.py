@@ -1,0 +1,101 @@
+"""Trains a restorer: python -m training.restorer training/recipes/restorer-nafnet.yaml --photos DIR [--pairs DIR ...]
+
+One network for all degradations, from degraded crops to clean ones. Pairs are simulated from clean photographs, read
+from folders (`training.create_dataset` makes them), or both. Training runs in stages of growing crops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gendeg.degradations import DEGRADATIONS
+from restorers.architectures import NETWORKS
+from restorers.checkpoint_files import WEIGHTS, read_state_dict, save_restorer
+from training.loop import LoopSettings, read_recipe, train
+from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, stored_pairs
+from training.photos import Photos
+
+_PSNR_FLOOR = 1e-4  # mean squared error, 40 dB: a sample that is better does not count more
+
+
+def charbonnier(output: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Smooth absolute error, [B]."""
+    return ((output - clean).square() + 1e-6).sqrt().mean((1, 2, 3))
+
+
+def absolute(output: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Absolute error, [B]; PromptIR's published loss."""
+    return (output - clean).abs().mean((1, 2, 3))
+
+
+def negative_psnr(output: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Minus the PSNR in dB, over 10, [B]; NAFNet's published loss. Weak and strong degradations count alike."""
+    return ((output - clean).square().mean((1, 2, 3)) + _PSNR_FLOOR).log10()
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "charbonnier": charbonnier,
+    "l1": absolute,
+    "psnr": negative_psnr,
+}
+
+
+class RestorationLoss:
+    """One of LOSSES over a batch; also logs the mean gain in PSNR over the degraded images, in dB."""
+
+    def __init__(self, name: str):
+        if name not in LOSSES:
+            raise SystemExit(f"There is no loss {name!r}; there are {', '.join(LOSSES)}.")
+        self.loss = LOSSES[name]
+
+    def __call__(
+        self, model: nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        output = model(batch["degraded"]).float()
+        before, after = (negative_psnr(image.detach(), batch["clean"]) for image in (batch["degraded"], output))
+        return self.loss(output, batch["clean"]).mean(), {"gain": 10 * (before - after).mean()}
+
+
+def main() -> None:
+    pairs_help = "folder of pairs to train on; may be given several times"
+    recipe, args = read_recipe(
+        __doc__, {"--pairs": {"type": Path, "action": "append", "default": [], "help": pairs_help}}
+    )
+    folders = [PairFolder(folder) for folder in args.pairs]
+    simulated_share = recipe["simulated_share"] if folders else 1.0
+    torch.manual_seed(recipe["seed"])
+    settings = dict(recipe["model"])
+    model = NETWORKS[settings.pop("architecture")](**settings)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{model.architecture}: {parameters / 1e6:.2f} M parameters")
+    save = partial(
+        save_restorer,
+        folder=args.output / "restorer",
+        trained_for=list(DEGRADATIONS),
+        recipe=args.recipe.name,
+        parameters=parameters,
+    )
+    loss = RestorationLoss(recipe["loss"])
+    for number, stage in enumerate(recipe["stages"], 1):
+        sources = []
+        if simulated_share > 0:
+            pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
+            folder = args.output.parent / f"pairs-{stage['size']}-{stage['pairs']}"
+            sources.append(
+                (StoredPairs(stored_pairs(pairs, stage["pairs"], folder, recipe["workers"])), simulated_share)
+            )
+        total = sum(len(folder.files) for folder in folders)
+        sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]
+        data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["seed"] + number)
+        train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
+        averaged = read_state_dict(args.output / "restorer" / WEIGHTS)
+        model.load_state_dict({name: value.float() for name, value in averaged.items()})
+
+
+if __name__ == "__main__":
+    main()
