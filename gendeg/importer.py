@@ -121,12 +121,12 @@ def import_checkpoint(
     words = _read_tokenizer(tokenizer, text_config)
     correction = None
     if structure_correction is not None:
-        weights = read_state_dict(structure_correction)
+        file = Path(structure_correction)
+        weights = _read(file)
         try:
             correction = StructureCorrection.from_state_dict(weights)
         except ValueError as error:
-            raise ValueError(f"{Path(structure_correction).name}: {error}") from error
-        del weights
+            raise ValueError(f"{file.name}: {error}") from error
     with init_empty_weights():
         networks: dict[str, nn.Module] = {
             "unet": UNet2DConditionModel(**sizes["unet"]),

@@ -5,6 +5,8 @@ GenDeg (arXiv 2411.17687), Section 3.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -94,3 +96,52 @@ def _bins(value: torch.Tensor | None, maximum: float, batch: int) -> torch.Tenso
     value = torch.as_tensor(value, dtype=torch.float64).cpu().expand(batch)
     missing = value.isnan()
     return torch.where(missing, NULL_BIN, to_bin(value.masked_fill(missing, 0.0), maximum))
+
+
+# How far `match_intensity` may go: beyond, a picture shows it.
+_GAIN = (0.7, 1.4)
+_EXPONENT = (0.7, 1.5)
+
+
+def match_intensity(
+    clean: torch.Tensor, degraded: torch.Tensor, mu: Sequence[float | None], sigma: Sequence[float | None]
+) -> torch.Tensor:
+    """Bring degraded images nearer to the asked intensity by a tone curve of their degradation map.
+
+    A pixel's residual r becomes gain * (m / mean m)^(exponent - 1) * r, with m the mean of |r| over its colours: the
+    gain moves mu, an exponent above 1 spares what is little degraded and so raises sigma. Places and colours of the
+    degradation stay. Both numbers are bounded, so an intensity that is far away is approached, not reached.
+
+    Args:
+        clean, degraded: [B, 3, H, W] in [0, 1].
+        mu, sigma: asked, one each; None leaves it as it is.
+
+    Returns:
+        Degraded images like `degraded`.
+    """
+    matched = degraded.clone()
+    for i, (asked_mu, asked_sigma) in enumerate(zip(mu, sigma, strict=True)):
+        if asked_mu is None and asked_sigma is None:
+            continue
+        now_mu, now_sigma = (float(v) for v in intensity(clean[i : i + 1], degraded[i : i + 1]))
+        asked_mu = now_mu if asked_mu is None else asked_mu
+        exponents = [1.0] if asked_sigma is None else torch.linspace(*_EXPONENT, 17).tolist()
+        asked_sigma = now_sigma if asked_sigma is None else asked_sigma
+        residual = degraded[i] - clean[i]
+        magnitude = residual.abs().mean(0)
+        magnitude = (magnitude / magnitude.mean().clamp(min=1e-6)).clamp(min=1e-3)
+        best = None
+        for exponent in exponents:
+            shaped = residual * magnitude ** (exponent - 1)
+            gain = 1.0
+            for _ in range(4):  # values that leave [0, 1] are cut off, so a gain does not move mu in proportion
+                candidate = (clean[i] + gain * shaped).clamp(0, 1)
+                reached = float((candidate - clean[i]).abs().mean())
+                gain = min(max(gain * asked_mu / max(reached, 1e-6), _GAIN[0]), _GAIN[1])
+            candidate = (clean[i] + gain * shaped).clamp(0, 1)
+            reached_mu, reached_sigma = (float(v) for v in intensity(clean[i : i + 1], candidate[None]))
+            miss = abs(reached_mu - asked_mu) + abs(reached_sigma - asked_sigma)
+            if best is None or miss < best[0]:
+                best = miss, candidate
+        matched[i] = best[1]
+    return matched

@@ -78,7 +78,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
 
     def begin(self, clean_latents: torch.Tensor) -> torch.Tensor:
         """Where sampling starts: at the clean latents [B, C, h, w] themselves, which are remembered for `step`."""
-        self._clean, self._index = clean_latents, 0
+        self._clean, self._previous, self._index = clean_latents, None, 0
         return clean_latents
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
@@ -131,10 +131,16 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
 
         Given where it is and where it is thought to end, a bridge's next position is normal (I2SB, Equation 4):
         mean z + (t' - t) / (1 - t) (z_degraded - z), deviation as the noise's times sqrt((t' - t) (1 - t') / (1 - t)).
+        Where it is thought to end changes along the way, from vague to definite; that change is carried on from the
+        step before to the middle of this one, the multistep method of DPM-Solver++ (arXiv 2211.01095).
         """
         now, then = self._times[self._index], self._times[self._index + 1]
-        degraded = self.predicted(model_output, self._clean)
-        result = sample + (then - now) / (1 - now) * (degraded - sample)
+        degraded = ahead = self.predicted(model_output, self._clean)
+        if self._index:
+            step_before = now - self._times[self._index - 1]
+            ahead = degraded + min(1, (then - now) / step_before) / 2 * (degraded - self._previous)
+        self._previous = degraded
+        result = sample + (then - now) / (1 - now) * (ahead - sample)
         if then < 1:
             noise = self.draw_noise(sample, generator)
             result = result + ((then - now) * (1 - then) / (1 - now)) ** 0.5 * noise

@@ -15,6 +15,7 @@ import argparse
 import csv
 import hashlib
 import json
+import logging
 import os
 import pickle
 import shlex
@@ -45,7 +46,7 @@ from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
 from gendeg.request import MAX_SEED, MAX_STEPS
 from training.dataset_card import write_card
 from training.dataset_store import PARTIAL, AppendLog, PairStore, image_name, write_pair
-from training.loop import _Interruption as Interruption
+from training.loop import Interruption
 from training.photos import SUFFIXES
 
 MAX_ATTEMPTS = 4  # a sample whose images were all discarded is given up
@@ -131,7 +132,7 @@ def find_photos(
     has, skipped = _degradations_there(folder), []
     photos = []
     for path in files:
-        if path in ("metadata.jsonl", "metadata.csv"):
+        if path in ("metadata.jsonl", "metadata.csv", "captions.jsonl"):
             continue
         try:
             if Path(path).suffix.lower() not in SUFFIXES:
@@ -396,6 +397,7 @@ def make_on_ray(settings: Settings, output: Path, batches: list[Batch], workers:
     def write_task(row: dict[str, bytes]) -> dict[str, bytes]:
         return {"made": pickle.dumps(write(output, pickle.loads(row["made"])))}
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     root = str(Path(__file__).resolve().parents[1])
     try:
         ray.init(  # at RAY_ADDRESS, or a Ray of its own on this machine

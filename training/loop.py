@@ -149,7 +149,7 @@ def train(
         disable=not accelerator.is_main_process,
     )
     prepared.train()
-    with _Interruption() as interruption:
+    with Interruption() as interruption:
         for batch in loader:
             batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             with accelerator.accumulate(prepared):
@@ -191,10 +191,10 @@ def _resume(accelerator: Accelerator, output: Path) -> None:
             return
 
 
-class _Interruption:
+class Interruption:
     """Turns Ctrl-C and termination into a question that the loop asks between steps."""
 
-    def __enter__(self) -> _Interruption:
+    def __enter__(self) -> Interruption:
         self.asked = False
         self._previous = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self

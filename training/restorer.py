@@ -16,6 +16,7 @@ from torch import nn
 from gendeg.degradations import DEGRADATIONS
 from restorers.architectures import NETWORKS
 from restorers.checkpoint_files import WEIGHTS, read_state_dict, save_restorer
+from restorers.registry import load_restorer
 from training.loop import LoopSettings, read_recipe, train
 from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, stored_pairs
 from training.photos import Photos
@@ -62,15 +63,19 @@ class RestorationLoss:
 
 
 def main() -> None:
-    pairs_help = "folder of pairs to train on; may be given several times"
-    recipe, args = read_recipe(
-        __doc__, {"--pairs": {"type": Path, "action": "append", "default": [], "help": pairs_help}}
-    )
+    pairs = {"type": Path, "action": "append", "default": [], "help": "folder of pairs; may be given several times"}
+    initial = {"help": "restorer to start from instead of random weights: bundled name, file or folder"}
+    recipe, args = read_recipe(__doc__, {"--pairs": pairs, "--initial": initial})
     folders = [PairFolder(folder) for folder in args.pairs]
     simulated_share = recipe["simulated_share"] if folders else 1.0
     torch.manual_seed(recipe["seed"])
     settings = dict(recipe["model"])
     model = NETWORKS[settings.pop("architecture")](**settings)
+    if args.initial:
+        try:
+            model.load_state_dict(load_restorer(args.initial, device="cpu").network.state_dict())
+        except (ValueError, RuntimeError) as error:
+            raise SystemExit(f"{args.initial} is no restorer of the recipe's sizes: {error}") from error
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{model.architecture}: {parameters / 1e6:.2f} M parameters")
     save = partial(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gendeg.intensity import (
@@ -16,6 +16,7 @@ from gendeg.intensity import (
     IntensityProjection,
     degradation_map,
     intensity,
+    match_intensity,
     to_bin,
 )
 
@@ -142,3 +143,51 @@ def test_save_and_load(projection, text, tmp_path):
     loaded = IntensityProjection.from_pretrained(tmp_path)
     mu, sigma = torch.tensor([0.1, math.nan]), torch.tensor([0.2, 0.0])
     assert torch.equal(loaded(text, mu, sigma), projection(text, mu, sigma))
+
+
+def _pair(seed, mu):
+    """A smooth image and a patchy darkening of it, about `mu` strong."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(2, 1, 3, 6, 6, generator=generator)
+    image, patches = torch.nn.functional.interpolate(coarse.flatten(0, 1), (48, 48), mode="bilinear")
+    clean = 0.2 + 0.7 * image
+    darkening = mu * patches / patches.mean()
+    return clean[None], (clean - darkening).clamp(0, 1)[None]
+
+
+@given(
+    st.integers(0, 100), st.floats(0.02, 0.15), st.floats(0.8, 1.25), st.floats(0.85, 1.2), st.booleans(), st.booleans()
+)
+@settings(max_examples=60, deadline=None)
+def test_matching_brings_images_nearer_to_what_was_asked(seed, strength, more_mu, more_sigma, has_mu, has_sigma):
+    clean, degraded = _pair(seed, strength)
+    before = [float(v) for v in intensity(clean, degraded)]
+    wanted = [before[0] * more_mu if has_mu else None, before[1] * more_sigma if has_sigma else None]
+    matched = match_intensity(clean, degraded, [wanted[0]], [wanted[1]])
+    assert matched.min() >= 0 and matched.max() <= 1
+    after = [float(v) for v in intensity(clean, matched)]
+
+    def miss(reached):
+        return sum(abs(r - b if w is None else r - w) for r, w, b in zip(reached, wanted, before, strict=True))
+
+    assert miss(after) <= miss(before) + 1e-4
+    if not has_sigma and has_mu:
+        assert after[0] == pytest.approx(wanted[0], rel=0.02)
+    if not (has_mu or has_sigma):
+        assert torch.equal(matched, degraded)
+
+
+def test_matching_keeps_places_and_signs():
+    clean, degraded = _pair(0, 0.08)
+    matched = match_intensity(clean, degraded, [0.1], [0.06])
+    same_sign = (matched - clean) * (degraded - clean) >= 0
+    assert same_sign.all()
+    untouched = clean.clone()
+    untouched[..., 24:] = degraded[..., 24:]
+    assert torch.equal(match_intensity(clean, untouched, [0.1], [None])[..., :24], clean[..., :24])
+
+
+def test_matching_is_bounded():
+    clean, degraded = _pair(0, 0.05)
+    change = (match_intensity(clean, degraded, [0.4], [None]) - clean).abs().max()
+    assert change < 1.5 * (degraded - clean).abs().max()

@@ -81,3 +81,20 @@ def test_saves_and_loads(tmp_path):
 def test_no_steps_is_an_error():
     with pytest.raises(ValueError, match="at least 1"):
         BridgeScheduler().set_timesteps(0)
+
+
+@pytest.mark.parametrize(("steps", "tolerance"), [(6, 0.05), (12, 0.01), (40, 0.01)])
+def test_few_steps_keep_the_strength_of_what_is_random(steps, tolerance):
+    """For a normal residual the best prediction is known in closed form; sampling with it must give the residual back.
+
+    Steps that take every prediction as final would lose 30 % of its deviation in 6 steps and 18 % in 12.
+    """
+    deviation = 2.0
+    scheduler = BridgeScheduler(residual_std=1.0, noise_scale=1.0)
+    scheduler.set_timesteps(steps)
+    sample, generator = scheduler.begin(torch.zeros(1, 1, 300, 300)), torch.Generator().manual_seed(0)
+    for timestep in scheduler.timesteps:
+        t = float(timestep) / 1000
+        prediction = deviation**2 / (t * deviation**2 + 1 - t) * sample
+        sample = scheduler.step(prediction, timestep, sample, generator=generator).prev_sample
+    assert float(sample.std()) == pytest.approx(deviation, rel=tolerance)

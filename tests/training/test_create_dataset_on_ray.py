@@ -15,6 +15,7 @@ pytest.importorskip("ray", reason="Ray is not installed (requirements-scale.txt)
 
 def test_two_actors_make_what_one_process_makes(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # at Ray's own 15, a busy machine would leave them nothing
     clean = tmp_path / "clean"
     clean.mkdir()
     for i, photo in enumerate(("astronaut", "chelsea", "coffee", "rocket")):
@@ -36,6 +37,7 @@ def test_two_actors_make_what_one_process_makes(tiny_pipeline_folder: Path, tmp_
         for name in ("file_name", "clean_file_name"):
             ours, theirs = (np.asarray(Image.open(folders[e] / row[name])).astype(int) for e in ("ray", "local"))
             assert np.abs(ours - theirs).max() <= 1
+    (clean / "torn.png").unlink()  # what could not be read is tried again
     files = {file: file.stat().st_mtime_ns for file in folders["ray"].rglob("*.png")}
     assert create_dataset.main([*common, "--output", str(tmp_path / "ray"), "--engine", "ray"]) == 0  # nothing is left
     assert {file: file.stat().st_mtime_ns for file in folders["ray"].rglob("*.png")} == files

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 
 from gendeg import load_pipeline
 from gendeg.codec import PatchCodec
+from restorers import load_restorer
+from restorers.architectures import NETWORKS
+from training.loop import LoopSettings
+from training.restorer import LOSSES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "training" / "recipes"
@@ -75,6 +81,69 @@ def test_training_can_start_from_a_pipeline(trained):
     assert continued.scheduler.config.residual_std == first.scheduler.config.residual_std
     difference = (first.unet.conv_in.weight - continued.unet.conv_in.weight).abs().max()
     assert 0 < difference < 0.1
+
+
+def test_structure_correction_is_trained_into_a_pipeline(trained):
+    model = trained / "generator" / "pipeline"
+    _run("structure_correction", RECIPES / "structure-smoke.yaml", "--model", model, "--output", trained / "structure")
+    before, after = (load_pipeline(f, device="cpu") for f in (model, trained / "structure" / "pipeline"))
+    assert before.structure_correction is None
+    assert bool((after.structure_correction.ending.weight != 0).any())
+    for name in ("unet", "vae", "text_encoder", "intensity_projection"):
+        states = [getattr(pipeline, name).state_dict() for pipeline in (before, after)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), f"{name} must stay frozen"
+    photo = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    assert after(photo, "haze", mu=0.1, sigma=0.1).structure_correction
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A folder of four pairs: noise, and the same darkened."""
+    folder = tmp_path_factory.mktemp("pairs")
+    for name in ("clean", "degraded"):
+        (folder / name).mkdir()
+    for i in range(4):
+        clean = np.random.default_rng(i).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+        Image.fromarray(clean).save(folder / "clean" / f"{i}.png")
+        Image.fromarray(clean // 2).save(folder / "degraded" / f"{i}.png")
+    return folder
+
+
+@pytest.mark.parametrize("source", ["simulated", "folder", "mixed"])
+def test_a_restorer_is_trained(trained, pairs, source, tmp_path):
+    recipe = yaml.safe_load((RECIPES / "restorer-smoke.yaml").read_text())
+    recipe["simulated_share"] = 0.0 if source == "folder" else 0.5
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    folders = [] if source == "simulated" else ["--pairs", pairs]
+    _run("restorer", tmp_path / "recipe.yaml", "--output", trained / f"restorer-{source}", *folders)
+    restorer = load_restorer(trained / f"restorer-{source}" / "restorer", device="cpu")
+    assert restorer.network.architecture == "nafnet" and len(restorer.trained_for) == 6
+    assert (trained / f"restorer-{source}" / "stage-2" / "log.csv").read_text().startswith("step,loss,gain")
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    assert restorer(photo).shape == photo.shape
+
+
+@pytest.mark.parametrize("recipe", sorted(f.name for f in RECIPES.glob("restorer-*.yaml")))
+def test_restorer_recipes_can_be_built(recipe):
+    settings = yaml.safe_load((RECIPES / recipe).read_text())
+    model = settings["model"]
+    if model.pop("pretrained", False):
+        model["encoder_kwargs"] = {}  # the encoder as timm has it, without fetching its weights
+    with torch.device("meta"):
+        network = NETWORKS[model.pop("architecture")](**model)
+    assert settings["loss"] in LOSSES
+    for stage in settings["stages"]:
+        LoopSettings(**stage["loop"])
+        if network.architecture == "swin":
+            assert stage["crop"] % network.multiple == 0, "attention windows must be full"
+
+
+def test_losses_are_least_where_images_agree():
+    clean = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for name, loss in LOSSES.items():
+        values = [loss((clean + error).clamp(0, 1), clean) for error in (0.0, 0.1, 0.3)]
+        assert values[0].shape == (2,), name
+        assert (values[0] < values[1]).all() and (values[1] < values[2]).all(), name
 
 
 def test_a_missing_recipe_is_answered_with_a_sentence():

@@ -136,7 +136,7 @@ def original_layout(networks: Mapping[str, nn.Module], averaged_unet: UNet2DCond
 
 
 def write_random(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a file of random numbers in the shapes of `state`, piece by piece: memory never holds the whole."""
+    """Write a file of random numbers in the shapes of `state`, in place: memory need not hold the whole."""
     empty = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()}
     with torch.serialization.skip_data():
         torch.save({"state_dict": empty, "epoch": 1, "global_step": 1}, path)

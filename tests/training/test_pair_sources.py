@@ -1,0 +1,97 @@
+"""Where restorers' training pairs come from: stored ones, folders, and the crops taken of them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.pairs import Crops, PairFolder, StoredPairs
+
+
+def _image(seed, size=(40, 50)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def _write(path, seed, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_image(seed, **options)).save(path)
+
+
+@pytest.fixture(params=["metadata", "degraded", "input"])
+def folder(request, tmp_path):
+    """Three pairs; the clean images are 0, 1, 2, the degraded ones 10, 11, 12."""
+    for i in range(3):
+        if request.param == "metadata":
+            _write(tmp_path / "train" / "rain" / f"{i}.png", 10 + i)
+            _write(tmp_path / "train" / "clean" / f"{i}.png", i)
+            row = {"file_name": f"rain/{i}.png", "clean_file_name": f"clean/{i}.png", "mu": 0.1}
+            with (tmp_path / "train" / "metadata.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        else:
+            other = {"degraded": "clean", "input": "target"}[request.param]
+            _write(tmp_path / request.param / f"{i}.png", 10 + i)
+            _write(tmp_path / other / f"{i}.png", i)
+    return tmp_path
+
+
+def test_pairs_of_a_folder_belong_together(folder):
+    source = PairFolder(folder)
+    assert len(source.files) == 3
+    seen = set()
+    for seed in range(20):
+        clean, degraded = source.pair(np.random.default_rng(seed))
+        number = next(i for i in range(3) if np.array_equal(clean.transpose(1, 2, 0), _image(i)))
+        assert np.array_equal(degraded.transpose(1, 2, 0), _image(10 + number))
+        seen.add(number)
+    assert seen == {0, 1, 2}
+
+
+def test_a_folder_without_pairs_is_refused(tmp_path):
+    _write(tmp_path / "degraded" / "a.png", 0)
+    _write(tmp_path / "clean" / "b.png", 1)
+    with pytest.raises(ValueError, match="No pairs in"):
+        PairFolder(tmp_path)
+
+
+def test_pairs_of_different_sizes_are_refused(tmp_path):
+    _write(tmp_path / "degraded" / "a.png", 0)
+    _write(tmp_path / "clean" / "a.png", 1, size=(30, 30))
+    with pytest.raises(ValueError, match="differ in size"):
+        PairFolder(tmp_path).pair(np.random.default_rng(0))
+
+
+def _stored(count=8, size=32):
+    """Pairs whose degraded image is the clean one, inverted; every pixel's value tells where it was."""
+    clean = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+    return StoredPairs({"clean": clean, "degraded": 255 - clean})
+
+
+@pytest.mark.parametrize("crop", [16, 32, 48])
+def test_crops_are_taken_alike_from_both_images(crop):
+    data = Crops([(_stored(), 1.0)], crop, clean_share=0.0, seed=0)
+    for index in range(20):
+        sample = data[index]
+        assert sample["clean"].shape == sample["degraded"].shape == (3, crop, crop)
+        torch.testing.assert_close(sample["degraded"], 1 - sample["clean"])
+
+
+def test_samples_depend_on_seed_and_index_alone():
+    one, same, other = (Crops([(_stored(), 1.0)], 16, 0.3, seed) for seed in (0, 0, 1))
+    for index in (5, 0, 3):
+        assert torch.equal(one[index]["clean"], same[index]["clean"])
+        assert torch.equal(one[index]["degraded"], same[index]["degraded"])
+    assert any(not torch.equal(one[i]["clean"], other[i]["clean"]) for i in range(5))
+
+
+def test_shares_of_sources_and_of_clean_samples():
+    dark, bright = (
+        StoredPairs({"clean": np.full((1, 3, 16, 16), v, np.uint8), "degraded": np.full((1, 3, 16, 16), 128, np.uint8)})
+        for v in (0, 255)
+    )
+    data = Crops([(dark, 1.0), (bright, 3.0)], 16, clean_share=0.25, seed=0)
+    samples = [data[i] for i in range(800)]
+    assert np.mean([float(s["clean"].mean()) for s in samples]) == pytest.approx(0.75, abs=0.06)
+    unchanged = np.mean([torch.equal(s["clean"], s["degraded"]) for s in samples])
+    assert unchanged == pytest.approx(0.25, abs=0.06)
