@@ -22,6 +22,7 @@ from torch import nn
 from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
+from gendeg.intensity import match_intensity as matched
 from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -85,7 +86,7 @@ class GenDegPipeline(DiffusionPipeline):
         structure_correction: lines generated images up with their clean ones (SCM); None: there is none.
         resolution: the short side, in pixels, that the model was trained at.
         max_side: long side beyond which images are scaled down further.
-        num_inference_steps, guidance_scale, image_guidance_scale: defaults of a call.
+        num_inference_steps, guidance_scale, image_guidance_scale, match_intensity: defaults of a call.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -106,6 +107,7 @@ class GenDegPipeline(DiffusionPipeline):
         num_inference_steps: int = 100,
         guidance_scale: float = 7.5,
         image_guidance_scale: float = 1.5,
+        match_intensity: bool = False,
     ):
         super().__init__()
         self.register_modules(
@@ -123,6 +125,7 @@ class GenDegPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale,
+            match_intensity=match_intensity,
         )
 
     @property
@@ -146,6 +149,7 @@ class GenDegPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
         structure_correction: bool | str = "auto",
+        match_intensity: bool | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[[GenDegPipeline, int, torch.Tensor, dict[str, torch.Tensor]], Any] | None = None,
@@ -163,6 +167,8 @@ class GenDegPipeline(DiffusionPipeline):
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
+            match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
+                sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
             generator: random generator, or one for each image.
             output_type: "pil", "np" or "pt".
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after every step; tensors holds
@@ -203,6 +209,8 @@ class GenDegPipeline(DiffusionPipeline):
             clean = clean.float()
         else:
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
+        if self.config.match_intensity if match_intensity is None else match_intensity:
+            degraded = matched(clean, degraded, mus, sigmas)
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(
@@ -327,6 +335,8 @@ class GenDegPipeline(DiffusionPipeline):
             latents = result.prev_sample
             if callback is not None:
                 predicted = getattr(result, "pred_original_sample", None)
+                if predicted is None and hasattr(self.scheduler, "model_outputs"):  # multistep solvers remember it
+                    predicted = self.scheduler.model_outputs[-1]
                 callback(
                     self,
                     index,

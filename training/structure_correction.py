@@ -26,7 +26,14 @@ from training.pairs import PHRASES, SimulatedPairs, stored_pairs
 from training.photos import Photos
 
 # Settings of a pipeline that are no components.
-DEFAULTS = ("resolution", "max_side", "num_inference_steps", "guidance_scale", "image_guidance_scale")
+DEFAULTS = (
+    "resolution",
+    "max_side",
+    "num_inference_steps",
+    "guidance_scale",
+    "image_guidance_scale",
+    "match_intensity",
+)
 
 
 class Samples(Dataset):
