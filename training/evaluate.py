@@ -70,8 +70,14 @@ def real_intensities(degradation: str, count: int, seed: int) -> np.ndarray:
     return np.array([prior.sample(degradation, rng)[:2] for _ in range(count)])
 
 
-def evaluate_control(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Ask every photograph for one intensity drawn from the prior, per degradation, and measure what is reached."""
+def evaluate_control(
+    pipeline: GenDegPipeline, photos: torch.Tensor, match: bool | None = None, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Ask every photograph for one intensity drawn from the prior, per degradation, and measure what is reached.
+
+    Args:
+        match: whether degradation maps are matched to what was asked; None: the model's own setting.
+    """
     table = {}
     for name in DEGRADATIONS:
         asked = real_intensities(name, len(photos), seed)
@@ -79,8 +85,9 @@ def evaluate_control(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int =
         for chunk in tqdm(range(0, len(photos), 8), desc=name):
             part = slice(chunk, chunk + 8)
             generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
+            mu, sigma = asked[part].T
             output = pipeline(
-                photos[part], name, mu=asked[part, 0], sigma=asked[part, 1], generator=generators, output_type="pt"
+                photos[part], name, mu=mu, sigma=sigma, generator=generators, match_intensity=match, output_type="pt"
             )
             reached.append(np.stack([output.mu, output.sigma], axis=1))
         reached = np.concatenate(reached)
@@ -155,8 +162,9 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             generators = [torch.Generator().manual_seed(s) for s in seeds]
             asked_part = {"mu": asked[part, 0], "sigma": asked[part, 1]}
             output = pipeline(
-                photos[part], name, **asked_part, generator=generators, structure_correction=True, output_type="pt"
-            )
+                photos[part], name, **asked_part, generator=generators, output_type="pt",
+                structure_correction=True, match_intensity=False,
+            )  # fmt: skip
             round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
             before = intensity(round_trip, output.uncorrected)
             row = {
@@ -264,6 +272,7 @@ def main() -> None:
     parser.add_argument("what", choices=("codec", "control", "structure", "restorers", *sheets))
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
+    parser.add_argument("--unmatched", action="store_true", help="control: without matching of degradation maps")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
     parser.add_argument("--limit", type=int, help="use only so many photographs")
     parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
@@ -285,7 +294,7 @@ def main() -> None:
     elif args.what == "structure":
         result = evaluate_structure(load_pipeline(args.model), photos)
     elif args.what == "control":
-        result = evaluate_control(load_pipeline(args.model), photos)
+        result = evaluate_control(load_pipeline(args.model), photos, match=False if args.unmatched else None)
     else:
         result = {"codec": evaluate_codec(load_pipeline(args.model), photos)}
     print_table(result)
