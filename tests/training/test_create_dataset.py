@@ -184,8 +184,9 @@ def test_a_sample_depends_on_nothing_but_its_name(made: Path, command, photos: P
 # ---------------------------------------------------------------------------------------------------- interruptions
 
 
-def test_killed_at_random_moments(made: Path, command, tmp_path: Path) -> None:
+def test_killed_at_random_moments(made: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What three SIGKILLs and resumptions leave is, to the byte, what an uninterrupted run leaves."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here: sums over several threads round differently
     output, log = tmp_path / "pairs", tmp_path / "pairs" / ".progress" / "log.jsonl"
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["training.create_dataset"])
