@@ -40,7 +40,7 @@ class GenDegOutput(BaseOutput):
         degradation_maps: |clean - degraded|, in the same form.
         mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
         structure_correction: whether the structure of the degraded images was corrected.
-        uncorrected: the degraded images before that, in the same form; None where it was not.
+        uncorrected: the degraded images before that and before matching, in the same form; None where it was not.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor

@@ -42,7 +42,7 @@ FIRST = next(iter(DEGRADATIONS))
 CHOICES = [(degradation.label, name) for name, degradation in DEGRADATIONS.items()]
 GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
-CORRECTED = "Changed by structure correction, 8 times enlarged"
+CORRECTED = "Changed by correction and matching, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
 # A click on the plot chooses the intensity under it.
 CHOOSE_ON_CLICK = """

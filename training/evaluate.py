@@ -209,7 +209,8 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
         mu, sigma = SHEET_INTENSITIES[name][1]
         generator = torch.Generator().manual_seed(seed)
-        output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, structure_correction=True)
+        settings = {"structure_correction": True, "match_intensity": False}
+        output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, **settings)
         before, after = output.uncorrected[0], output.images[0]
         change = np.asarray(after, dtype=np.int16) - np.asarray(before)
         policy = "on" if degradation.structure_correction else "off"
