@@ -25,6 +25,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from restorers.torchvision_free import import_module
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -34,6 +36,8 @@ class LoopSettings:
         steps: optimiser steps.
         batch_size: samples per optimiser step, over all processes and accumulation steps together.
         learning_rate: after `warmup_steps`; decays to a twentieth by a cosine.
+        optimizer: "adamw", or "muon", which moves matrices along orthogonalised momentum (Jordan et al., 2024) with
+            steps as long as AdamW's (Liu et al., arXiv 2502.16982), and all else as AdamW does.
         ema_decay: of the averaged weights, which are the ones saved; warmed up as (1 + n) / (10 + n).
         clip_norm: gradients are scaled down to this norm.
         checkpoint_every, log_every: in steps.
@@ -43,6 +47,7 @@ class LoopSettings:
     steps: int
     batch_size: int
     learning_rate: float
+    optimizer: str = "adamw"
     warmup_steps: int = 100
     weight_decay: float = 0.0
     ema_decay: float = 0.9999
@@ -99,7 +104,7 @@ def train(
         raise ValueError(f"batch_size {settings.batch_size} does not divide among {share} processes and accumulations.")
     groups = parameter_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
     groups = [{"params": g["params"], "lr": settings.learning_rate * g.get("scale", 1.0)} for g in groups]
-    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, betas=(0.9, 0.99), fused=cuda)
+    optimizer = _optimizer(groups, settings, fused=cuda)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
     progress = Progress()
     ema = EMAModel(model.parameters(), decay=settings.ema_decay)
@@ -176,6 +181,15 @@ def train(
                 raise SystemExit(f"Stopped at step {progress.step}; the same command goes on from there.")
     bar.close()
     checkpoint()
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool) -> torch.optim.Optimizer:
+    common = {"weight_decay": settings.weight_decay, "betas": (0.9, 0.99)}
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **common, fused=fused)
+    if settings.optimizer == "muon":
+        return import_module("timm.optim.muon").Muon(groups, **common)
+    raise ValueError(f"There is no optimizer {settings.optimizer!r}; there are adamw and muon.")
 
 
 def _learning_rate_factor(step: int, settings: LoopSettings) -> float:

@@ -41,8 +41,8 @@ def sharp_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     return _refract(
         clean,
         generator,
-        small=(3.0, 7.0),
-        large=(7.0, 18.0),
+        small=(5.0, 11.0),
+        large=(11.0, 25.0),
         soft=(0.0, 0.15),
         pool=4,
         opacity=(0.85, 1.0),
@@ -57,14 +57,14 @@ def defocused_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     return _refract(
         clean,
         generator,
-        small=(4.0, 9.0),
-        large=(9.0, 20.0),
-        soft=(0.2, 0.5),
-        pool=10,
+        small=(6.0, 12.0),
+        large=(12.0, 26.0),
+        soft=(0.1, 0.35),
+        pool=12,
         opacity=(0.8, 1.0),
-        relief=0.15,
+        relief=0.45,
         merge=0.55,
-        defocus=5,
+        defocus=3,
     )
 
 
@@ -76,8 +76,8 @@ def misted_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     return _refract(
         clean,
         generator,
-        small=(3.0, 7.0),
-        large=(7.0, 18.0),
+        small=(5.0, 11.0),
+        large=(11.0, 25.0),
         soft=(0.0, 0.3),
         pool=6,
         opacity=(0.4, 1.0),
