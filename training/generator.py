@@ -26,7 +26,7 @@ from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler, bridge_times
 from training.codec import to_model_range
 from training.loop import LoopSettings, read_recipe, train
-from training.pairs import PHRASES, SimulatedPairs, stored_pairs
+from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 from training.text import CAPTIONS, train_tokenizer
 
@@ -81,6 +81,7 @@ class LatentPairs(Dataset):
 
     Args:
         latents: from `encode_pairs`.
+        shares: how often each degradation is drawn, see `training.pairs.Lottery`.
         dropout: shares of samples that lose text and intensity, the image, all three, mu alone, sigma alone.
         tokens: token ids [captions + 1, phrases, L]; the first caption is none.
         null_tokens: token ids [L] of the empty prompt.
@@ -89,6 +90,7 @@ class LatentPairs(Dataset):
     def __init__(
         self,
         latents: dict[str, torch.Tensor],
+        shares: dict[str, float],
         dropout: dict[str, float],
         tokens: torch.Tensor,
         null_tokens: torch.Tensor,
@@ -99,10 +101,11 @@ class LatentPairs(Dataset):
         self.scheduler, self.seed = scheduler, seed
         self.dropped = list(dropout)
         self.thresholds = np.cumsum(list(dropout.values()))
+        self.lottery = Lottery(latents["degradation"].numpy(), shares)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        i = int(rng.integers(len(self.latents["mu"])))
+        i = self.lottery.draw(rng)
         clean, degraded = self.latents["clean"][i].float(), self.latents["degraded"][i].float()
         mu, sigma = self.latents["mu"][i], self.latents["sigma"][i]
         caption = int(rng.integers(len(self.tokens))) if rng.random() < 0.3 else 0
@@ -129,7 +132,8 @@ def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -
     """Encode stored pairs, or read what an earlier run encoded.
 
     Returns:
-        clean, degraded: float16 [N, C, h, w]; mu, sigma: [N]; phrase: [N] index into PHRASES.
+        clean, degraded: float16 [N, C, h, w]; mu, sigma: [N]; degradation, phrase: [N], indices into DEGRADATIONS and
+        PHRASES.
     """
     if file.exists():
         return torch.load(file, weights_only=True, mmap=True)
@@ -144,7 +148,7 @@ def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -
             parts.append(codec.encode(to_model_range(images)).latents.half().cpu())
         encoded[name] = torch.cat(parts)
     encoded |= {name: torch.from_numpy(np.array(arrays[name])) for name in ("mu", "sigma")}
-    encoded["phrase"] = torch.from_numpy(np.array(arrays["phrase"])).long()
+    encoded |= {name: torch.from_numpy(np.array(arrays[name])).long() for name in ("degradation", "phrase")}
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(encoded, file.with_suffix(".partial"))
     file.with_suffix(".partial").rename(file)
@@ -260,7 +264,9 @@ def main() -> None:
                 folder=args.output / "pipeline",
             )
         loss = BridgeLoss(scheduler, codec, recipe["intensity_weight"])
-        data = LatentPairs(latents, recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number)
+        data = LatentPairs(
+            latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number
+        )
         train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
         load_weights(model, GenDegPipeline.from_pretrained(args.output / "pipeline"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -85,15 +86,45 @@ def stored_pairs(pairs: Dataset, count: int, folder: str | Path, workers: int) -
     return arrays
 
 
-class StoredPairs:
-    """Pairs in arrays, as `stored_pairs` gives them: `clean` and `degraded`, uint8 [N, 3, size, size]."""
+class Lottery:
+    """Draws pairs, some degradations more often than others.
 
-    def __init__(self, arrays: dict[str, np.ndarray]):
-        self.arrays = arrays
+    Args:
+        degradation: of each pair, index into DEGRADATIONS, [N].
+        shares: degradation -> how often it is drawn, in relation to the others; those not named: 1.
+
+    Raises:
+        ValueError: if `shares` names something else.
+    """
+
+    def __init__(self, degradation: np.ndarray, shares: Mapping[str, float]):
+        unknown = set(shares) - set(DEGRADATIONS)
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
+        degradation = np.asarray(degradation)
+        members = {name: np.flatnonzero(degradation == i) for i, name in enumerate(DEGRADATIONS)}
+        self.members = [m for m in members.values() if len(m)]
+        weights = np.array([shares.get(name, 1.0) for name, m in members.items() if len(m)])
+        self.thresholds = np.cumsum(weights / weights.sum())[:-1]
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Index of a pair."""
+        members = self.members[int(np.searchsorted(self.thresholds, rng.random(), side="right"))]
+        return int(members[rng.integers(len(members))])
+
+
+class StoredPairs:
+    """Pairs in arrays, as `stored_pairs` gives them: `clean` and `degraded`, uint8 [N, 3, size, size], `degradation`.
+
+    `shares`: see `Lottery`.
+    """
+
+    def __init__(self, arrays: dict[str, np.ndarray], shares: Mapping[str, float]):
+        self.arrays, self.lottery = arrays, Lottery(arrays["degradation"], shares)
 
     def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random pair (clean, degraded), uint8 [3, H, W]."""
-        i = int(rng.integers(len(self.arrays["clean"])))
+        i = self.lottery.draw(rng)
         return self.arrays["clean"][i], self.arrays["degraded"][i]
 
 

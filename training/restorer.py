@@ -91,9 +91,8 @@ def main() -> None:
         if simulated_share > 0:
             pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
             folder = args.output.parent / f"pairs-{stage['size']}-{stage['pairs']}"
-            sources.append(
-                (StoredPairs(stored_pairs(pairs, stage["pairs"], folder, recipe["workers"])), simulated_share)
-            )
+            arrays = stored_pairs(pairs, stage["pairs"], folder, recipe["workers"])
+            sources.append((StoredPairs(arrays, recipe["shares"]), simulated_share))
         total = sum(len(folder.files) for folder in folders)
         sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]
         data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["seed"] + number)

@@ -22,7 +22,7 @@ from gendeg.scheduler import BridgeScheduler
 from gendeg.structure_correction import StructureCorrection
 from training.generator import write_pipeline
 from training.loop import LoopSettings, read_recipe, train
-from training.pairs import PHRASES, SimulatedPairs, stored_pairs
+from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 
 # Settings of a pipeline that are no components.
@@ -37,18 +37,19 @@ DEFAULTS = (
 
 
 class Samples(Dataset):
-    """Endless samples of stored pairs; sample i depends on (seed, i) alone.
+    """Endless samples of stored pairs, drawn by `shares` (see `Lottery`); sample i depends on (seed, i) alone.
 
     Items: clean, degraded (float [3, H, W] in [0, 1]), phrase (index into PHRASES), mu, sigma, ease (uniform in
     [0, 1]) and noise_seed, for `one_step`.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], seed: int):
+    def __init__(self, arrays: dict[str, np.ndarray], shares: dict[str, float], seed: int):
         self.arrays, self.seed = arrays, seed
+        self.lottery = Lottery(arrays["degradation"], shares)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        i = int(rng.integers(len(self.arrays["mu"])))
+        i = self.lottery.draw(rng)
         mirrored = slice(None, None, -1 if rng.random() < 0.5 else 1)
         images = {name: self.arrays[name][i][..., mirrored].copy() for name in ("clean", "degraded")}
         numbers = {name: torch.tensor(self.arrays[name][i]) for name in ("phrase", "mu", "sigma")}
@@ -133,7 +134,7 @@ def main() -> None:
     torch.manual_seed(recipe["seed"])
     module = StructureCorrection(**recipe["model"])
     print(f"structure correction: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters")
-    data = Samples(arrays, recipe["seed"])
+    data = Samples(arrays, recipe["shares"], recipe["seed"])
     save = partial(save_pipeline, pipeline=pipeline, folder=args.output / "pipeline")
     train(module, CorrectionLoss(pipeline), data, LoopSettings(**recipe["loop"]), args.output, save)
 

@@ -8,10 +8,10 @@ from training.loop import LoopSettings, train
 
 
 class _Line(Dataset):
-    """Points of y = 3 x; sample i depends on i alone."""
+    """Vectors y = 3 x; sample i depends on i alone."""
 
     def __getitem__(self, index):
-        x = torch.rand(1, generator=torch.Generator().manual_seed(index))
+        x = torch.randn(6, generator=torch.Generator().manual_seed(index))
         return {"x": x, "y": 3 * x}
 
 
@@ -22,7 +22,7 @@ def _loss(model, batch):
 
 def _run(folder, steps, stop_at=None, **changed):
     torch.manual_seed(0)
-    model, saved, seen = torch.nn.Linear(1, 1), [], 0
+    model, saved, seen = torch.nn.Linear(6, 6), [], 0
 
     def loss(m, batch):
         nonlocal seen
@@ -33,22 +33,28 @@ def _run(folder, steps, stop_at=None, **changed):
 
     settings = {"batch_size": 8, "learning_rate": 0.05, "warmup_steps": 2, "ema_decay": 0.9, "log_every": 5}
     settings = LoopSettings(steps=steps, checkpoint_every=10, **(settings | changed))
-    train(model, loss, _Line(), settings, folder, lambda m: saved.append(m.weight.item()))
-    return model.weight.item(), saved[-1]
+    train(model, loss, _Line(), settings, folder, lambda m: saved.append(_factor(m)))
+    return _factor(model), saved[-1]
 
 
-def test_learns_and_saves_the_average(tmp_path):
-    weight, averaged = _run(tmp_path, 200)
+def _factor(model):
+    return model.weight.diag().mean().item()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_learns_and_saves_the_average(tmp_path, optimizer):
+    weight, averaged = _run(tmp_path, 300, optimizer=optimizer)
     assert weight == pytest.approx(3, abs=0.5)
     assert averaged != weight
     assert averaged == pytest.approx(weight, abs=0.2)
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path):
-    whole = _run(tmp_path / "whole", 40)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, optimizer):
+    whole = _run(tmp_path / "whole", 40, optimizer=optimizer)
     with pytest.raises(KeyboardInterrupt):
-        _run(tmp_path / "parts", 40, stop_at=27)
-    assert _run(tmp_path / "parts", 40) == pytest.approx(whole, abs=1e-6)
+        _run(tmp_path / "parts", 40, optimizer=optimizer, stop_at=27)
+    assert _run(tmp_path / "parts", 40, optimizer=optimizer) == pytest.approx(whole, abs=1e-6)
     logs = [list(csv.DictReader((tmp_path / name / "log.csv").open())) for name in ("whole", "parts")]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
     for ours, theirs in zip(*logs, strict=True):
@@ -73,3 +79,8 @@ def test_accumulation_changes_nothing_but_memory(tmp_path):
 def test_indivisible_batches_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="does not divide"):
         _run(tmp_path, 20, gradient_accumulation=3)
+
+
+def test_an_unknown_optimizer_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="adamw and muon"):
+        _run(tmp_path, 20, optimizer="adam")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.pairs import Crops, PairFolder, StoredPairs
+from training.pairs import Crops, Lottery, PairFolder, StoredPairs
 
 
 def _image(seed, size=(40, 50)):
@@ -65,7 +65,7 @@ def test_pairs_of_different_sizes_are_refused(tmp_path):
 def _stored(count=8, size=32):
     """Pairs whose degraded image is the clean one, inverted; every pixel's value tells where it was."""
     clean = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-    return StoredPairs({"clean": clean, "degraded": 255 - clean})
+    return StoredPairs({"clean": clean, "degraded": 255 - clean, "degradation": np.arange(count) % 6}, {})
 
 
 @pytest.mark.parametrize("crop", [16, 32, 48])
@@ -86,8 +86,9 @@ def test_samples_depend_on_seed_and_index_alone():
 
 
 def test_shares_of_sources_and_of_clean_samples():
+    grey = np.full((1, 3, 16, 16), 128, np.uint8)
     dark, bright = (
-        StoredPairs({"clean": np.full((1, 3, 16, 16), v, np.uint8), "degraded": np.full((1, 3, 16, 16), 128, np.uint8)})
+        StoredPairs({"clean": np.full_like(grey, v), "degraded": grey, "degradation": np.zeros(1)}, {})
         for v in (0, 255)
     )
     data = Crops([(dark, 1.0), (bright, 3.0)], 16, clean_share=0.25, seed=0)
@@ -95,3 +96,15 @@ def test_shares_of_sources_and_of_clean_samples():
     assert np.mean([float(s["clean"].mean()) for s in samples]) == pytest.approx(0.75, abs=0.06)
     unchanged = np.mean([torch.equal(s["clean"], s["degraded"]) for s in samples])
     assert unchanged == pytest.approx(0.25, abs=0.06)
+
+
+def test_shares_of_degradations():
+    degradation = np.repeat(np.arange(6), [10, 1, 5, 5, 5, 0])  # how many there are decides nothing
+    lottery, rng = Lottery(degradation, {"haze": 3.0, "snow": 0.0}), np.random.default_rng(0)
+    drawn = np.bincount(degradation[[lottery.draw(rng) for _ in range(3000)]], minlength=6) / 3000
+    assert drawn == pytest.approx([3 / 6, 1 / 6, 0, 1 / 6, 1 / 6, 0], abs=0.04)
+
+
+def test_shares_of_what_is_no_degradation_are_refused():
+    with pytest.raises(ValueError, match="fog: no degradation; there are haze"):
+        Lottery(np.zeros(3), {"fog": 1.0})
