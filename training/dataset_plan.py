@@ -1,0 +1,197 @@
+"""What is to be made of which photographs? Finds them, what their own data sets have, captions; plans the batches.
+
+`training.create_dataset` makes what is planned here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.images import open_image
+from gendeg.pipeline import MIN_SIDE
+from training.dataset_store import AppendLog
+from training.photos import SUFFIXES
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A clean photograph.
+
+    Attributes:
+        path: below the folder of clean photographs, with forward slashes.
+        size: height and width at which it is degraded.
+        degradations: what to make of it.
+        caption: of the scene; may be empty.
+    """
+
+    path: str
+    size: tuple[int, int]
+    degradations: frozenset[str]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photographs of one size that are degraded in one go; `copy` counts the samples of one kind of a photograph."""
+
+    degradation: str
+    copy: int
+    photos: tuple[Photo, ...]
+
+
+def find_photos(
+    folder: Path, degradations: list[str], working_size: Callable[[int, int], tuple[int, int]]
+) -> tuple[list[Photo], list[tuple[str, str]]]:
+    """Look at every file below `folder`, at image files' headers alone.
+
+    Args:
+        degradations: to make, of photographs that do not have them.
+        working_size: (height, width) to those at which the model works; a ValueError if it cannot.
+
+    Returns:
+        (photographs in the order of their paths, (path, why not) of the other files).
+
+    Raises:
+        ValueError: if there is no such folder or no photograph in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder}.")
+    files = sorted(
+        file.relative_to(folder).as_posix()
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    has, skipped = _degradations_there(folder), []
+    photos = []
+    for path in files:
+        if path in ("metadata.jsonl", "metadata.csv", "captions.jsonl"):
+            continue
+        try:
+            if Path(path).suffix.lower() not in SUFFIXES:
+                raise ValueError("not an image file")
+            with Image.open(folder / path) as image:
+                width, height = image.size
+                # EXIF orientation: it lies on its side. PNG's own getexif would read the whole image.
+                if Image.Image.getexif(image).get(0x0112, 1) >= 5:
+                    width, height = height, width
+            size = working_size(height, width)
+            if min(size) < MIN_SIDE:
+                raise ValueError(f"the image is {width} x {height} pixels, too long and narrow")
+            photos.append(Photo(path, size, frozenset(degradations) - has.pop(path, frozenset())))
+        except Exception as error:  # Pillow's readers raise almost anything on damaged files
+            skipped.append((path, str(error).rstrip(".").replace(str(folder / path), "the file")))
+    skipped += [(path, "in the metadata, but not in the folder") for path in has if path not in files]
+    if not photos:
+        reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
+        raise ValueError(f"There is no photograph to work on in {folder}.{reasons}")
+    return photos, skipped
+
+
+def _degradations_there(folder: Path) -> dict[str, frozenset[str]]:
+    """File name -> degradations that its own data set provides, from metadata.jsonl or metadata.csv."""
+    rows: Iterable[tuple[int, dict[str, Any]]] = ()
+    file = folder / "metadata.jsonl"
+    if file.is_file():
+        rows = _json_lines(file)
+    elif (folder / "metadata.csv").is_file():
+        file = folder / "metadata.csv"
+        with file.open(newline="", encoding="utf-8") as handle:
+            rows = list(enumerate(csv.DictReader(handle), 2))
+    there = {}
+    for number, row in rows:
+        if row.get("file_name") and row.get("degradations"):
+            names = row["degradations"]
+            try:
+                names = names.split() if isinstance(names, str) else names
+                there[row["file_name"]] = frozenset(get_degradation(name).name for name in names)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{file}, line {number}: {error}") from error
+    return there
+
+
+def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) for every line of a JSONL file that is not empty."""
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                if not isinstance(row, dict):
+                    raise ValueError(f"{file}, line {number} is not a JSON object.")
+                yield number, row
+
+
+def with_captions(photos: list[Photo], source: str, clean: Path, log: AppendLog) -> list[Photo]:
+    """The photographs with captions from a JSONL file, or by BLIP-2; `log` keeps those for the next time."""
+    if source == "none":
+        return photos
+    if source == "blip2":
+        captions = {entry["file_name"]: entry["caption"] for entry in log.read()}
+        missing = [photo for photo in photos if photo.path not in captions]
+        if missing:
+            from gendeg.captions import Captioner
+
+            captioner = Captioner()
+            for photo in tqdm(missing, desc="captions", unit="photo"):
+                try:
+                    image = _read(clean, photo)
+                except ValueError:  # it is reported when its turn comes
+                    continue
+                captions[photo.path] = captioner.caption([image])[0]
+                log.append({"file_name": photo.path, "caption": captions[photo.path]})
+    else:
+        if not Path(source).is_file():
+            raise ValueError(f"There is no file of captions {source}.")
+        captions = {row.get("file_name"): str(row.get("caption") or "") for _, row in _json_lines(Path(source))}
+        if not any(photo.path in captions for photo in photos):
+            raise ValueError(f"{source} has no caption for any photograph; file_name must be the path below {clean}.")
+    return [replace(photo, caption=captions.get(photo.path, "")) for photo in photos]
+
+
+def plan(photos: list[Photo], per_image: int, batch_size: int) -> list[Batch]:
+    """All samples, in batches of one image size, degradation and copy number; a photograph's batches follow closely."""
+    sizes: dict[tuple[int, int], list[Photo]] = {}
+    for photo in photos:
+        sizes.setdefault(photo.size, []).append(photo)
+    batches = []
+    for same in sizes.values():
+        for start in range(0, len(same), batch_size):
+            group = same[start : start + batch_size]
+            for name in DEGRADATIONS:
+                asked = tuple(photo for photo in group if name in photo.degradations)
+                batches += [Batch(name, copy, asked) for copy in range(per_image) if asked]
+    return batches
+
+
+def read(clean: Path, batch: Batch) -> list[np.ndarray | str]:
+    """The photographs at their working size, uint8 [H, W, 3]; for an unreadable one, why it is."""
+    return [_read_or_reason(clean, photo) for photo in batch.photos]
+
+
+@lru_cache(maxsize=64)  # the batches of a photograph follow closely
+def _read_or_reason(clean: Path, photo: Photo) -> np.ndarray | str:
+    try:
+        return np.asarray(_read(clean, photo))
+    except ValueError as error:
+        return str(error).rstrip(".")
+
+
+def _read(clean: Path, photo: Photo) -> Image.Image:
+    height, width = photo.size
+    image = open_image(clean / photo.path)
+    if (image.height - image.width) * (height - width) < 0:
+        raise ValueError("it is turned by a note behind its pixels; save it upright")
+    return image.resize((width, height), Image.Resampling.LANCZOS)
