@@ -184,30 +184,33 @@ def test_a_sample_depends_on_nothing_but_its_name(made: Path, command, photos: P
 # ---------------------------------------------------------------------------------------------------- interruptions
 
 
-def test_killed_at_random_moments(made: Path, command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What three SIGKILLs and resumptions leave is, to the byte, what an uninterrupted run leaves."""
+def test_killed_at_random_moments(command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ten SIGKILLs and resumptions leave is, to the byte, what an uninterrupted run leaves."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here: sums over several threads round differently
     output, log = tmp_path / "pairs", tmp_path / "pairs" / ".progress" / "log.jsonl"
+    asked = command(output, "--batch-size", "1")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["training.create_dataset"])
     chance = random.Random(time.time_ns())
     kills = 0
-    while kills < 3:
+    while kills < 10:
         before = log.stat().st_size if log.exists() else 0
-        process = processes.Process(target=create_dataset.main, args=(command(output),))
+        process = processes.Process(target=create_dataset.main, args=(asked,))
         process.start()
         while process.is_alive() and (not log.exists() or log.stat().st_size <= before):
             time.sleep(0.01)
-        time.sleep(chance.random() * 0.3)
+        time.sleep(chance.random() * 0.15)
         if not process.is_alive():
             break
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += 1
-    assert kills, "the run was over before it could be killed"
-    assert create_dataset.main(command(output)) == 0
-    assert rows(output) == rows(made)
-    assert images(output) == images(made)
+    assert kills >= 3, "the run was over before it could be killed"
+    assert create_dataset.main(asked) == 0
+    whole = tmp_path / "whole"
+    assert create_dataset.main(command(whole, "--batch-size", "1")) == 0
+    assert rows(output) == rows(whole)
+    assert images(output) == images(whole)
     assert not list(output.rglob("*.partial"))
 
 
