@@ -7,8 +7,9 @@ r = z_degraded - z_clean, its standard deviation rho per channel, noise e and ti
 
 The smooth noise b is there for what is smooth in the residual: where light falls, where haze is thick. White noise
 averages out over such regions, and would leave the network neither in doubt of them nor free to choose them.
-The network sees [z_t, z_clean], t and the context, and predicts r / rho. Sampling starts at the clean latent itself,
-so the scene is there from the first step; the noise along the way decides where streaks, flakes and drops fall.
+The network sees z_clean, the way from there to z_t, t and the context, and predicts what is missing to the end of the
+way, both ways brought to one size at all times, as in EDM (arXiv 2206.00364). Sampling starts at the clean latent
+itself, so the scene is there from the first step; the noise along the way decides where streaks, flakes and drops fall.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
 _SMOOTH_CELLS = (4, 16)  # lattice spacings of the smooth noise, in latent pixels
+_NEGLIGIBLE = 0.01  # way from the clean latent, in rho, below which nothing has been decided yet
 
 
 @dataclass
@@ -81,8 +83,19 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         self._clean, self._previous, self._index = clean_latents, None, 0
         return clean_latents
 
-    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
-        return sample
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """What the network sees of a sample [B, C, h, w] of the running sampling (`network_input`)."""
+        return self.network_input(sample, self._clean, timestep)
+
+    def network_input(self, noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """(z_t - z_clean) over its deviation, for latents [B, C, h, w] and timesteps, [B] or one.
+
+        In the early steps, which decide where everything falls, z_t has come less than a hundredth of its size away
+        from z_clean: a network shown z_t itself hardly sees it.
+        """
+        t, noise = self._time(timesteps, clean), self._noise_variance(clean)
+        deviation = (t**2 + t * (1 - t) * noise + _NEGLIGIBLE**2).sqrt()
+        return (noisy - clean) / (self.per_channel(self.config.residual_std, clean) * deviation)
 
     def per_channel(self, value: float | list[float], like: torch.Tensor) -> torch.Tensor:
         """A configured number, or list of one per channel, shaped to multiply [B, C, h, w]."""
@@ -104,19 +117,46 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
             noise += self.per_channel(self.config.smooth_noise_scale, like) * smooth[..., :height, :width]
         return self.per_channel(self.config.residual_std, like) * noise
 
-    def target(self, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        """What the network learns to predict: r / rho."""
-        return (degraded - clean) / self.per_channel(self.config.residual_std, clean)
+    def predicted(
+        self, model_output: torch.Tensor, noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """The degraded latent that a network's output F means: z_clean + a(t) (z_t - z_clean) + b(t) rho F.
 
-    def predicted(self, model_output: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """The degraded latent that a prediction of r / rho means."""
-        return clean + model_output * self.per_channel(self.config.residual_std, clean)
+        a and b are those with which F has deviation 1 at all times if residuals are normal. Late on the way z_t itself
+        nearly is the degraded latent, and the network has only to say what is still noise in it: it could not copy so
+        many channels as finely.
+        """
+        a, b = self._skip_and_scale(timesteps, clean)
+        return clean + a * (noisy - clean) + b * self.per_channel(self.config.residual_std, clean) * model_output
+
+    def target(
+        self, clean: torch.Tensor, degraded: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """The output F that `predicted` turns into `degraded`."""
+        a, b = self._skip_and_scale(timesteps, clean)
+        return (degraded - clean - a * (noisy - clean)) / (b * self.per_channel(self.config.residual_std, clean))
+
+    def output_scale(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """b(t): what an error of the network's output is worth in the degraded latent, in rho: [B or 1, C, 1, 1]."""
+        return self._skip_and_scale(timesteps, like)[1]
+
+    def _skip_and_scale(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        t, noise = self._time(timesteps, like), self._noise_variance(like)
+        spread = t + (1 - t) * noise
+        return 1 / spread, ((1 - t) * noise / spread + _NEGLIGIBLE**2).sqrt()
+
+    def _time(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return (timesteps.to(like) / self.config.num_train_timesteps).reshape(-1, 1, 1, 1)
+
+    def _noise_variance(self, like: torch.Tensor) -> torch.Tensor:
+        scales = (self.config.noise_scale, self.config.smooth_noise_scale)
+        return sum(self.per_channel(scale, like) ** 2 for scale in scales)
 
     def add_noise(
         self, clean: torch.Tensor, degraded: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
         """z_t for latents [B, C, h, w], noise from `draw_noise` and timesteps [B] in [0, num_train_timesteps]."""
-        t = (timesteps.to(clean) / self.config.num_train_timesteps).reshape(-1, 1, 1, 1)
+        t = self._time(timesteps, clean)
         return clean + t * (degraded - clean) + (t * (1 - t)).clamp(min=0).sqrt() * noise
 
     def step(
@@ -135,7 +175,8 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         step before to the middle of this one, the multistep method of DPM-Solver++ (arXiv 2211.01095).
         """
         now, then = self._times[self._index], self._times[self._index + 1]
-        degraded = ahead = self.predicted(model_output, self._clean)
+        time = torch.tensor(now * self.config.num_train_timesteps)
+        degraded = ahead = self.predicted(model_output, sample, self._clean, time)
         if self._index:
             step_before = now - self._times[self._index - 1]
             ahead = degraded + min(1, (then - now) / step_before) / 2 * (degraded - self._previous)

@@ -68,7 +68,7 @@ class Generator(nn.Module):
         mu: torch.Tensor,
         sigma: torch.Tensor,
     ) -> torch.Tensor:
-        """Latents [B, C, h, w], timesteps, mu and sigma [B] (NaN: not given), token ids [B, L] to r / rho."""
+        """Latents [B, C, h, w], timesteps, mu and sigma [B] (NaN: not given), token ids [B, L] to the output."""
         text = self.text_encoder(tokens).last_hidden_state
         return predict(self.unet, latents, timestep, clean_latents, self.intensity_projection(text, mu, sigma))
 
@@ -204,22 +204,25 @@ class BridgeLoss:
         scheduler, device = self.scheduler, batch["clean"].device
         time = batch["time"] * scheduler.config.num_train_timesteps
         noisy = scheduler.add_noise(batch["clean"], batch["degraded"], batch["noise"], time)
-        target = scheduler.target(batch["clean"], batch["degraded"])
+        target = scheduler.target(batch["clean"], batch["degraded"], noisy, time)
+        seen = scheduler.network_input(noisy, batch["clean"], time)
         output = model(
-            noisy, time, batch["condition"], batch["tokens"], batch["asked_mu"], batch["asked_sigma"]
+            seen, time, batch["condition"], batch["tokens"], batch["asked_mu"], batch["asked_sigma"]
         ).float()
-        # Squared error grows with the square of the intensity; weak degradations must count too.
+        # Squared error grows with the square of the intensity; weak degradations must count too. So must late times,
+        # where little is left to predict: the error counts between that in the latents and that in the output.
         sample_weight = 0.1 / (batch["mu"] + batch["sigma"] + 0.05)
-        error = (self.weights.to(device) * (output - target).square()).mean((1, 2, 3))
-        reached, wanted = self._intensity(output), self._intensity(target)
+        scale = scheduler.output_scale(time, noisy)
+        error = (self.weights.to(device) * scale * (output - target).square()).mean((1, 2, 3))
+        predicted = scheduler.predicted(output, noisy, batch["clean"], time)
+        reached, wanted = (self._intensity(end - batch["clean"]) for end in (predicted, batch["degraded"]))
         off = (reached - wanted).abs().sum(1) * batch["time"]
         loss = (sample_weight * error).mean() + self.intensity_weight * off.mean()
         return loss, {"error": error.mean(), "intensity_error": off.mean()}
 
-    def _intensity(self, prediction: torch.Tensor) -> torch.Tensor:
-        """Mean and deviation [B, 2] of the degradation map that a prediction of r / rho means, but for clipping."""
-        rho = self.scheduler.per_channel(self.scheduler.config.residual_std, prediction)
-        pixels = torch.einsum("pc,bchw->bphw", self.unproject.to(prediction), prediction * rho).abs().flatten(1) / 2
+    def _intensity(self, residual: torch.Tensor) -> torch.Tensor:
+        """Mean and deviation [B, 2] of the degradation map that a residual in the latents means, but for clipping."""
+        pixels = torch.einsum("pc,bchw->bphw", self.unproject.to(residual), residual).abs().flatten(1) / 2
         return torch.stack([pixels.mean(1), pixels.std(1)], dim=1)
 
 

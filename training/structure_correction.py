@@ -90,8 +90,9 @@ def one_step(
     if isinstance(scheduler, BridgeScheduler):
         time = ease * scheduler.config.num_train_timesteps
         noisy = scheduler.add_noise(condition * scale, target, scheduler.draw_noise(target, generators), time)
-        predicted = scheduler.predicted(predict(pipeline.unet, noisy, time, condition, context), condition * scale)
-        return pipeline.decode(predicted), ease
+        seen = scheduler.network_input(noisy, condition * scale, time)
+        output = predict(pipeline.unet, seen, time, condition, context)
+        return pipeline.decode(scheduler.predicted(output, noisy, condition * scale, time)), ease
     time = ((1 - ease) * (scheduler.config.num_train_timesteps - 1)).round().long()
     noise = torch.cat([torch.randn(target[:1].shape, generator=g, device=g.device) for g in generators]).to(target)
     noisy = scheduler.add_noise(target, noise, time)

@@ -38,7 +38,7 @@ def test_a_network_that_knows_the_answer_is_led_to_it(latents, steps):
     sample = scheduler.begin(clean)
     assert torch.equal(sample, clean)
     for timestep in scheduler.timesteps:
-        answer = scheduler.target(clean, degraded)
+        answer = scheduler.target(clean, degraded, sample, timestep)
         sample = scheduler.step(answer, timestep, sample, generator=torch.Generator().manual_seed(1)).prev_sample
     torch.testing.assert_close(sample, degraded, rtol=1e-4, atol=1e-4)
 
@@ -50,7 +50,8 @@ def test_steps_stay_on_the_bridge():
     scheduler.set_timesteps(5)
     sample, generator = scheduler.begin(clean), torch.Generator().manual_seed(0)
     for timestep, following in zip(scheduler.timesteps[:-1], scheduler.timesteps[1:], strict=True):
-        sample = scheduler.step(scheduler.target(clean, degraded), timestep, sample, generator=generator).prev_sample
+        answer = scheduler.target(clean, degraded, sample, timestep)
+        sample = scheduler.step(answer, timestep, sample, generator=generator).prev_sample
         noise = torch.tensor([0.4, 1.6])[:, None, None].expand_as(clean)
         wanted = scheduler.add_noise(clean, degraded, noise, following[None])
         t = following / 1000
@@ -64,8 +65,9 @@ def test_the_generator_decides(latents):
 
     def first_step(seed):
         scheduler.set_timesteps(4)
-        answer, generator = scheduler.target(clean, degraded), torch.Generator().manual_seed(seed)
-        return scheduler.step(answer, scheduler.timesteps[0], scheduler.begin(clean), generator=generator).prev_sample
+        start, time = scheduler.begin(clean), scheduler.timesteps[0]
+        answer, generator = scheduler.target(clean, degraded, start, time), torch.Generator().manual_seed(seed)
+        return scheduler.step(answer, time, start, generator=generator).prev_sample
 
     assert torch.equal(first_step(0), first_step(0))
     assert not torch.equal(first_step(0), first_step(1))
@@ -96,5 +98,50 @@ def test_few_steps_keep_the_strength_of_what_is_random(steps, tolerance):
     for timestep in scheduler.timesteps:
         t = float(timestep) / 1000
         prediction = deviation**2 / (t * deviation**2 + 1 - t) * sample
-        sample = scheduler.step(prediction, timestep, sample, generator=generator).prev_sample
+        answer = scheduler.target(torch.zeros_like(sample), prediction, sample, timestep)
+        sample = scheduler.step(answer, timestep, sample, generator=generator).prev_sample
     assert float(sample.std()) == pytest.approx(deviation, rel=tolerance)
+
+
+@pytest.mark.parametrize("time", [0.003, 0.02, 0.2, 0.7, 1.0])
+def test_the_network_sees_the_way_from_clean_at_one_size(time):
+    """However short the way is: the first steps, which decide the most, are a hundredth of the last."""
+    generator = torch.Generator().manual_seed(0)
+    rho = torch.tensor([0.5, 2.0]).reshape(1, 2, 1, 1)
+    scheduler = BridgeScheduler(residual_std=[0.5, 2.0], noise_scale=[0.6, 1.2])
+    clean = 5 * torch.randn(1, 2, 64, 64, generator=generator)
+    degraded = clean + rho * torch.randn(clean.shape, generator=generator)
+    timesteps = torch.tensor([1000 * time])
+    noisy = scheduler.add_noise(clean, degraded, scheduler.draw_noise(clean, generator), timesteps)
+    seen = scheduler.network_input(noisy, clean, timesteps)
+    assert seen.std((0, 2, 3)).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
+
+
+@pytest.mark.parametrize("time", [0.0, 0.02, 0.3, 0.9])
+def test_what_the_network_must_say_has_one_size_too(time):
+    generator = torch.Generator().manual_seed(0)
+    rho = torch.tensor([0.5, 2.0]).reshape(1, 2, 1, 1)
+    scheduler = BridgeScheduler(residual_std=[0.5, 2.0], noise_scale=[0.6, 1.2])
+    clean = 5 * torch.randn(1, 2, 64, 64, generator=generator)
+    degraded = clean + rho * torch.randn(clean.shape, generator=generator)
+    timesteps = torch.tensor([1000 * time])
+    noisy = scheduler.add_noise(clean, degraded, scheduler.draw_noise(clean, generator), timesteps)
+    answer = scheduler.target(clean, degraded, noisy, timesteps)
+    assert answer.std((0, 2, 3)).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
+    torch.testing.assert_close(scheduler.predicted(answer, noisy, clean, timesteps), degraded)
+
+
+def test_near_the_end_an_error_of_the_network_hardly_matters(latents):
+    clean, degraded, noise = latents
+    scheduler, timesteps = BridgeScheduler(), torch.tensor([980.0])
+    noisy = scheduler.add_noise(clean, degraded, noise, timesteps)
+    answer = scheduler.target(clean, degraded, noisy, timesteps)
+    off = scheduler.predicted(answer + 1, noisy, clean, timesteps) - degraded
+    assert off.abs().max() < 0.2
+
+
+def test_the_network_sees_nothing_at_the_start(latents):
+    clean, _, _ = latents
+    scheduler = BridgeScheduler()
+    scheduler.set_timesteps(4)
+    assert not scheduler.scale_model_input(scheduler.begin(clean), scheduler.timesteps[0]).any()
