@@ -25,7 +25,6 @@ from training.text import train_tokenizer
 RECIPE = Path(__file__).resolve().parents[2] / "training" / "recipes" / "generator-sd15.yaml"
 LEVELS = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}
 SIZE = 64
-NOTHING = {"text_and_intensity": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ def test_trains_resumes_and_samples(command, source, pairs, networks, monkeypatc
     run = command("--initial", source, "--pairs", pairs)
     before, after = initial_pipeline(str(source)), load_file(run / "checkpoint" / "model.safetensors")
     # Adam's first step is as long as the learning rate, whatever the gradient.
-    for name, rate in (("unet.conv_in.weight", 1e-4), ("intensity_projection.stats_proj.bias", 1e-3)):
+    for name, rate in (("unet.conv_in.weight", 1e-4), ("intensity_projection.cc_projection.bias", 1e-3)):
         component, _, parameter = name.partition(".")
         moved = after[name] - getattr(before, component).state_dict()[parameter]
         assert moved.abs().max() == pytest.approx(rate, rel=0.05), name
@@ -167,9 +166,8 @@ def test_the_loss_is_the_papers(source, pairs, networks):
     torch.testing.assert_close(noisy, abar.sqrt() * z + (1 - abar).sqrt() * batch["noise"])
     torch.testing.assert_close(condition, clean.mean * batch["keep_image"].reshape(-1, 1, 1, 1))
     torch.testing.assert_close(text, networks["text_encoder"].eval()(batch["tokens"]).last_hidden_state)
-    assert (
-        torch.equal(timestep, batch["timestep"]) and torch.equal(mu, batch["mu"]) and torch.equal(sigma, batch["sigma"])
-    )
+    for found, name in ((timestep, "timestep"), (mu, "mu"), (sigma, "sigma")):
+        assert torch.equal(found, batch[name]), name
 
 
 def test_prompts_and_intensities(source, pairs):
@@ -204,7 +202,7 @@ def test_samples_lose_conditions(source, pairs):
             item["keep_image"] == 0,
         )
         assert found == lost, kind
-    kept, again, other = sample(NOTHING, 3), sample(NOTHING, 3), sample(NOTHING, 4)
+    kept, again, other = sample({}, 3), sample({}, 3), sample({}, 4)
     assert all(torch.equal(kept[name], again[name]) for name in kept)
     assert not torch.equal(kept["noise"], other["noise"])
     dropout, rng = ConditionDropout(yaml.safe_load(RECIPE.read_text())["dropout"]), np.random.default_rng(0)
