@@ -140,7 +140,7 @@ def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -
 
 @torch.no_grad()
 def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes().device
     codec = codec.to(device)
     encoded = {}
     chunk = 64

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import os
 import shutil
 import signal
 import time
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -65,11 +66,13 @@ class LoopSettings:
 
 
 def processes() -> PartialState:
-    """This process and its place among those that `accelerate launch` started; without it, it is the only one.
+    """This process, its device, and its place among those that `accelerate launch` started; else it is the only one.
 
     They wait for each other patiently: one may have a whole data set to prepare, or a large model to save.
     """
-    return PartialState(timeout=timedelta(days=1))
+    # Left alone, accelerate takes processes without an accelerator for so many single ones.
+    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    return PartialState(parse_flag_from_env("ACCELERATE_USE_CPU") or several_on_cpu, timeout=timedelta(days=1))
 
 
 class Progress:
@@ -106,10 +109,9 @@ def train(
         parameter_groups: as an optimiser takes them, with `scale` in place of `lr`: a factor on the learning rate.
         validate: called with the step, while the model holds the averaged weights, in one process.
     """
-    processes()
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    cuda = torch.cuda.is_available()
+    cuda = processes().device.type == "cuda"
     accelerator = Accelerator(
         mixed_precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "no",
         gradient_accumulation_steps=settings.gradient_accumulation,

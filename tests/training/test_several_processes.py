@@ -2,6 +2,8 @@
 
 import csv
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +35,7 @@ def codec(tmp_path):
 
 
 def test_two_processes_go_on_like_one(codec, tmp_path, monkeypatch):
-    """Both runs start in one process, for half of the first stage; the rest is trained by one and by two."""
+    """One process trains half of the first stage; the rest of the recipe is trained by one and by two."""
     first = yaml.safe_load(SMOKE.read_text())
     first["stages"] = first["stages"][:1]
     first["stages"][0]["loop"]["steps"] = 10
@@ -43,18 +45,25 @@ def test_two_processes_go_on_like_one(codec, tmp_path, monkeypatch):
         return ["training.generator", str(recipe), "--codec", str(codec), "--output", str(run)]
 
     runs = one, two = [tmp_path / name / "run" for name in ("one", "two")]
-    for recipe, run in ((tmp_path / "first.yaml", one), (tmp_path / "first.yaml", two), (SMOKE, one)):
-        monkeypatch.setattr(sys, "argv", command(recipe, run))
-        generator.main()
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    monkeypatch.setattr(sys, "argv", command(tmp_path / "first.yaml", one))
+    generator.main()
+    shutil.copytree(one.parent, two.parent)
+    monkeypatch.setattr(sys, "argv", command(SMOKE, one))
+    generator.main()
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    # --cpu would start a single process, without a word.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
     result = subprocess.run(
-        [*launch, "--main_process_port", "0", "-m", *command(SMOKE, two)],
+        [sys.executable, *launch, "-m", *command(SMOKE, two)],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    assert (two / "stage-1" / "checkpoint" / "random_states_1.pkl").exists(), "there was no second process"
     for stage, steps in (("stage-1", [5, 10, 15, 20]), ("stage-2", [5, 10])):
         logs = [_log(run, stage) for run in runs]
         assert [[int(row["step"]) for row in log] for log in logs] == [steps, steps]
