@@ -2,8 +2,8 @@
 
 GenDeg (arXiv 2411.17687), Sections 3.1 and 3.2: Stable Diffusion's UNet with four more input channels, for the latent
 of the clean image, learns to predict the noise in the latent of the degraded one, told by the text and the intensity.
-Autoencoder and text encoder stay frozen; UNet and intensity projection are trained, and averaged. The result is a
-pipeline folder in the manner of an imported checkpoint (gendeg/importer.py).
+Autoencoder and text encoder stay frozen; UNet and intensity projection are trained, and both averaged (the paper
+averages the UNet alone). The result is a pipeline folder in the manner of an imported checkpoint (gendeg/importer.py).
 """
 
 from __future__ import annotations
@@ -206,21 +206,21 @@ class PromptedPairs(Dataset):
         seed: int,
     ):
         self.pairs, self.size, self.timesteps, self.seed = pairs, size, timesteps, seed
-        self.pipeline, self.dropout = pipeline, ConditionDropout(dropout)
+        self.prompts = [pipeline.prompt(pair.caption, pair.phrase) for pair in pairs]
+        self.tokenizer, self.dropout = pipeline.tokenizer, ConditionDropout(dropout)
         side = size // 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
         self.shape = (2, pipeline.vae.config.latent_channels, side, side)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        pair = self.pairs[int(rng.integers(len(self.pairs)))]
-        clean, degraded, mu, sigma = load_pair(pair, self.size)
+        i = int(rng.integers(len(self.pairs)))
+        clean, degraded, mu, sigma = load_pair(self.pairs[i], self.size)
         mirrored = slice(None, None, -1 if rng.random() < 0.5 else 1)
         lost = self.dropout.draw(rng)
-        tokenizer = self.pipeline.tokenizer
-        tokens = tokenizer(
-            "" if "text" in lost else self.pipeline.prompt(pair.caption, pair.phrase),
+        tokens = self.tokenizer(
+            "" if "text" in lost else self.prompts[i],
             padding="max_length",
-            max_length=tokenizer.model_max_length,
+            max_length=self.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         )
