@@ -284,14 +284,13 @@ def main(arguments: list[str] | None = None) -> int:
         if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
             raise ValueError(f"{args.output} is there already. Choose a new folder.")
         if args.push_to_hub:
-            _check_repository(args.push_to_hub)
+            check_repository(args.push_to_hub)
         args.output.parent.mkdir(parents=True, exist_ok=True)
         pipeline = import_checkpoint(args.generator, args.structure_correction, args.tokenizer)
         save_imported(pipeline, args.output)
         print(f'Imported into {args.output}. Use it by that name: load_pipeline("{args.output}").')
         if args.push_to_hub:
-            _push(args.output, args.push_to_hub)
-            print(f"Uploaded to {args.push_to_hub}.")
+            push_folder(args.output, args.push_to_hub)
     except ValueError as error:
         print(f"import: {error}", file=sys.stderr)
         return 2
@@ -318,14 +317,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_repository(name: str) -> None:
+def check_repository(name: str) -> None:
+    """Complain before long work about what cannot be the name of a Hub repository.
+
+    Raises:
+        ValueError: unless it is owner/name, or a name alone.
+    """
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         raise ValueError(f"--push-to-hub: {name!r} is no name of a repository, owner/name.") from error
 
 
-def _push(folder: Path, repository: str) -> None:
+def push_folder(folder: Path, repository: str) -> None:
+    """Upload a pipeline folder to the Hub, and say so.
+
+    Raises:
+        ValueError: if the Hub does not take it; the message says why, and how to try again.
+    """
     api = HfApi()
     try:
         api.create_repo(repository, exist_ok=True)
@@ -336,3 +345,4 @@ def _push(folder: Path, repository: str) -> None:
             f"The pipeline is complete in {folder}, but the Hub did not take it: {reason}. "
             f"Log in with `hf auth login` and upload it with `hf upload {repository} {folder}`."
         ) from error
+    print(f"Uploaded to {repository}.")

@@ -1,13 +1,14 @@
 """Trains a generator: python -m training.generator training/recipes/generator-compact.yaml --photos DIR --codec DIR
 
-The compact profile from random initialisation: simulated pairs are encoded once by the trained codec, then the UNet,
+Recipes that start from Stable Diffusion, as the paper does, are carried out by training/stable_diffusion.py. Here:
+the compact profile from random initialisation. Simulated pairs are encoded once by the trained codec, then the UNet,
 the text encoder and the intensity projection learn to predict the bridge's residual. The result is a whole pipeline
 folder. Training runs in stages of growing image size, each of which starts from the averaged weights of the one before.
 """
 
 from __future__ import annotations
 
-import copy
+import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,16 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from gendeg.codec import PatchCodec
+from gendeg.importer import check_repository, push_folder
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler, bridge_times
+from training import stable_diffusion
 from training.codec import to_model_range
-from training.loop import LoopSettings, read_recipe, train
-from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
+from training.loop import LoopSettings, processes, read_recipe, train
+from training.pairs import PHRASES, ConditionDropout, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
+from training.pipeline_folder import write_pipeline
 from training.text import CAPTIONS, train_tokenizer
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -82,7 +86,7 @@ class LatentPairs(Dataset):
     Args:
         latents: from `encode_pairs`.
         shares: how often each degradation is drawn, see `training.pairs.Lottery`.
-        dropout: shares of samples that lose text and intensity, the image, all three, mu alone, sigma alone.
+        dropout: shares of samples that lose conditions, see `ConditionDropout`.
         tokens: token ids [captions + 1, phrases, L]; the first caption is none.
         null_tokens: token ids [L] of the empty prompt.
     """
@@ -99,8 +103,7 @@ class LatentPairs(Dataset):
     ):
         self.latents, self.tokens, self.null_tokens = latents, tokens, null_tokens
         self.scheduler, self.seed = scheduler, seed
-        self.dropped = list(dropout)
-        self.thresholds = np.cumsum(list(dropout.values()))
+        self.dropout = ConditionDropout(dropout)
         self.lottery = Lottery(latents["degradation"].numpy(), shares)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -110,16 +113,15 @@ class LatentPairs(Dataset):
         mu, sigma = self.latents["mu"][i], self.latents["sigma"][i]
         caption = int(rng.integers(len(self.tokens))) if rng.random() < 0.3 else 0
         tokens = self.tokens[caption, self.latents["phrase"][i]]
-        kind = int(np.searchsorted(self.thresholds, rng.random(), side="right"))
-        drop = self.dropped[kind] if kind < len(self.dropped) else "nothing"
+        lost = self.dropout.draw(rng)
         missing = torch.tensor(float("nan"))
         return {
             "clean": clean,
             "degraded": degraded,
-            "condition": torch.zeros_like(clean) if drop in ("image", "all") else clean,
-            "tokens": self.null_tokens if drop in ("text_and_intensity", "all") else tokens,
-            "asked_mu": missing if drop in ("text_and_intensity", "all", "mu") else mu,
-            "asked_sigma": missing if drop in ("text_and_intensity", "all", "sigma") else sigma,
+            "condition": torch.zeros_like(clean) if "image" in lost else clean,
+            "tokens": self.null_tokens if "text" in lost else tokens,
+            "asked_mu": missing if "mu" in lost else mu,
+            "asked_sigma": missing if "sigma" in lost else sigma,
             "mu": mu,
             "sigma": sigma,
             "time": bridge_times(torch.tensor(rng.random(), dtype=torch.float32)),
@@ -127,17 +129,22 @@ class LatentPairs(Dataset):
         }
 
 
-@torch.no_grad()
 def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -> dict[str, torch.Tensor]:
-    """Encode stored pairs, or read what an earlier run encoded.
+    """Encode stored pairs, or read what an earlier run, or the first of several processes, encoded.
 
     Returns:
         clean, degraded: float16 [N, C, h, w]; mu, sigma: [N]; degradation, phrase: [N], indices into DEGRADATIONS and
         PHRASES.
     """
-    if file.exists():
-        return torch.load(file, weights_only=True, mmap=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with processes().main_process_first():
+        if not file.exists():
+            _encode_pairs(codec, arrays, file)
+    return torch.load(file, weights_only=True, mmap=True)
+
+
+@torch.no_grad()
+def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -> None:
+    device = processes().device
     codec = codec.to(device)
     encoded = {}
     chunk = 64
@@ -153,7 +160,6 @@ def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -
     torch.save(encoded, file.with_suffix(".partial"))
     file.with_suffix(".partial").rename(file)
     codec.to("cpu")
-    return encoded
 
 
 # -------------------------------------------------------------------------------------------------------- process
@@ -206,9 +212,7 @@ class BridgeLoss:
         noisy = scheduler.add_noise(batch["clean"], batch["degraded"], batch["noise"], time)
         target = scheduler.target(batch["clean"], batch["degraded"], noisy, time)
         seen = scheduler.network_input(noisy, batch["clean"], time)
-        output = model(
-            seen, time, batch["condition"], batch["tokens"], batch["asked_mu"], batch["asked_sigma"]
-        ).float()
+        output = model(seen, time, batch["condition"], batch["tokens"], batch["asked_mu"], batch["asked_sigma"]).float()
         # Squared error grows with the square of the intensity; weak degradations must count too. So must late times,
         # where little is left to predict: the error counts between that in the latents and that in the output.
         sample_weight = 0.1 / (batch["mu"] + batch["sigma"] + 0.05)
@@ -232,11 +236,32 @@ class BridgeLoss:
 def main() -> None:
     options = {
         "--codec": {"type": Path, "help": "folder of the trained codec"},
-        "--initial": {"type": Path, "help": "pipeline folder to start from: weights, codec and scheduler"},
+        "--initial": {"help": "what to start from: a pipeline folder; or Stable Diffusion 1.5, a folder or on the Hub"},
+        "--pairs": {"type": Path, "action": "append", "help": "folder of pairs; may be given several times"},
+        "--push-to-hub": {"metavar": "OWNER/NAME", "help": "upload the result there"},
     }
     recipe, args = read_recipe(__doc__, options)
+    try:
+        if args.push_to_hub:
+            check_repository(args.push_to_hub)
+        run = stable_diffusion.run if "stable_diffusion" in recipe else run_bridge
+        run(recipe, args)
+        if args.push_to_hub and processes().is_main_process:
+            push_folder(args.output / "pipeline", args.push_to_hub)
+    except ValueError as error:
+        raise SystemExit(f"generator: {error}") from error
+
+
+def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train the compact profile into `args.output`/pipeline.
+
+    Raises:
+        ValueError: for options or folders that do not fit; the message says which.
+    """
     if (args.codec is None) == (args.initial is None):
-        raise SystemExit("Name either the codec's folder (--codec), or a pipeline to start from (--initial).")
+        raise ValueError("Name either the codec's folder (--codec), or a pipeline to start from (--initial).")
+    if args.pairs:
+        raise ValueError("--pairs is for recipes that start from Stable Diffusion; this one simulates its pairs.")
     initial = GenDegPipeline.from_pretrained(args.initial) if args.initial else None
     codec = (initial.vae.float() if initial else PatchCodec.from_pretrained(args.codec)).eval()
     length = recipe["model"]["text"]["max_position_embeddings"]
@@ -285,12 +310,6 @@ def save_pipeline(
     """Write a whole pipeline folder."""
     trained = {name: getattr(model, name) for name in ("unet", "text_encoder", "intensity_projection")}
     write_pipeline(trained | {"vae": codec, "tokenizer": tokenizer, "scheduler": scheduler}, defaults, folder)
-
-
-def write_pipeline(components: dict[str, Any], defaults: dict[str, Any], folder: Path) -> None:
-    """Write components and defaults of a GenDegPipeline as a folder, weights in float16."""
-    halves = {k: copy.deepcopy(v).half() if isinstance(v, nn.Module) else v for k, v in components.items()}
-    GenDegPipeline(**halves, **defaults).save_pretrained(folder, max_shard_size="15MB")
 
 
 def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:

@@ -1,6 +1,8 @@
 """The one training loop: accelerate, EMA, warm-up and cosine decay, checkpoints, resume, progress bar, CSV log.
 
-A training script states its model, its data and its loss; everything else happens here.
+A training script states its model, its data and its loss; everything else happens here. Under `accelerate launch` the
+same command trains on several devices or machines, which must see the same folders; how many makes no difference to
+the samples that a step takes, so a run may go on with another number.
 """
 
 from __future__ import annotations
@@ -8,18 +10,21 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env, set_seed
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -40,7 +45,7 @@ class LoopSettings:
             steps as long as AdamW's (Liu et al., arXiv 2502.16982), and all else as AdamW does.
         ema_decay: of the averaged weights, which are the ones saved; warmed up as (1 + n) / (10 + n).
         clip_norm: gradients are scaled down to this norm.
-        checkpoint_every, log_every: in steps.
+        checkpoint_every, log_every, validate_every: in steps.
         workers: processes that prepare data (0: in the training process).
     """
 
@@ -55,8 +60,19 @@ class LoopSettings:
     gradient_accumulation: int = 1
     checkpoint_every: int = 1000
     log_every: int = 50
+    validate_every: int = 1000
     workers: int = 0
     seed: int = 0
+
+
+def processes() -> PartialState:
+    """This process, its device, and its place among those that `accelerate launch` started; else it is the only one.
+
+    They wait for each other patiently: one may have a whole data set to prepare, or a large model to save.
+    """
+    # Left alone, accelerate takes processes without an accelerator for so many single ones.
+    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+    return PartialState(parse_flag_from_env("ACCELERATE_USE_CPU") or several_on_cpu, timeout=timedelta(days=1))
 
 
 class Progress:
@@ -80,6 +96,7 @@ def train(
     output: str | Path,
     save: Callable[[nn.Module], None],
     parameter_groups: list[dict[str, Any]] | None = None,
+    validate: Callable[[int], None] | None = None,
 ) -> None:
     """Train `model`, or go on with the training that `output` holds.
 
@@ -88,12 +105,13 @@ def train(
         loss: (model, batch) -> (loss, further numbers to log).
         data: endless indexed samples; step n takes samples [n * batch_size, (n + 1) * batch_size), so that a resumed
             run, or one on more processes, sees the same ones.
-        save: called with the model holding the averaged weights at every checkpoint and at the end.
+        save: called with the model holding the averaged weights at every checkpoint and at the end, in one process.
         parameter_groups: as an optimiser takes them, with `scale` in place of `lr`: a factor on the learning rate.
+        validate: called with the step, while the model holds the averaged weights, in one process.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    cuda = torch.cuda.is_available()
+    cuda = processes().device.type == "cuda"
     accelerator = Accelerator(
         mixed_precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "no",
         gradient_accumulation_steps=settings.gradient_accumulation,
@@ -113,6 +131,14 @@ def train(
     accelerator.register_for_checkpointing(progress, ema, schedule)
     _resume(accelerator, output)
 
+    def with_averaged_weights(action: Callable[[], None]) -> None:
+        if accelerator.is_main_process:
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+            action()
+            ema.restore(model.parameters())
+        accelerator.wait_for_everyone()
+
     def checkpoint() -> None:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -126,11 +152,7 @@ def train(
                 (output / "checkpoint").rename(output / "checkpoint.previous")
             (output / "checkpoint.partial").rename(output / "checkpoint")
             shutil.rmtree(output / "checkpoint.previous", ignore_errors=True)
-            ema.store(model.parameters())
-            ema.copy_to(model.parameters())
-            save(model)
-            ema.restore(model.parameters())
-        accelerator.wait_for_everyone()
+        with_averaged_weights(lambda: save(model))
 
     indices = range(
         progress.step * settings.batch_size + accelerator.process_index,
@@ -145,7 +167,7 @@ def train(
         persistent_workers=settings.workers > 0,
         pin_memory=cuda,
     )
-    log = _Log(output / "log.csv", progress.step, enabled=accelerator.is_main_process)
+    log = _Log(output / "log.csv", progress.step, accelerator)
     bar = tqdm(
         total=settings.steps,
         initial=progress.step,
@@ -175,10 +197,14 @@ def train(
             if progress.step % settings.log_every == 0:
                 row = log.write(progress.step, settings.batch_size, schedule.get_last_lr()[0])
                 bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate")})
-            if progress.step % settings.checkpoint_every == 0 or interruption.asked:
+            stop = _asked_anywhere(interruption, accelerator)
+            if progress.step % settings.checkpoint_every == 0 or stop:
                 checkpoint()
-            if interruption.asked:
-                raise SystemExit(f"Stopped at step {progress.step}; the same command goes on from there.")
+            if stop:
+                message = f"Stopped at step {progress.step}; the same command goes on from there."
+                raise SystemExit(message if accelerator.is_main_process else 1)
+            if validate and progress.step % settings.validate_every == 0:
+                with_averaged_weights(partial(validate, progress.step))
     bar.close()
     checkpoint()
 
@@ -221,14 +247,26 @@ class Interruption:
             signal.signal(number, handler)
 
 
-class _Log:
-    """A CSV file of averages since the last row; a resumed run drops the rows it is about to write again."""
+def _asked_anywhere(interruption: Interruption, accelerator: Accelerator) -> bool:
+    """Whether any process was asked to stop: signals do not reach all of them within the same step."""
+    if accelerator.num_processes == 1:
+        return interruption.asked
+    if interruption.asked:
+        accelerator.set_trigger()
+    return accelerator.check_trigger()
 
-    def __init__(self, file: Path, step: int, enabled: bool):
-        self.file, self.enabled = file, enabled
+
+class _Log:
+    """A CSV file of averages since the last row, over all processes' samples.
+
+    A resumed run drops the rows it is about to write again.
+    """
+
+    def __init__(self, file: Path, step: int, accelerator: Accelerator):
+        self.file, self.accelerator = file, accelerator
         self.sums: dict[str, torch.Tensor] = {}
         self.count, self.started, self.last_step = 0, time.monotonic(), step
-        if enabled and file.exists():
+        if accelerator.is_main_process and file.exists():
             with file.open(newline="") as handle:
                 header, *rows = list(csv.reader(handle)) or [[]]
             with file.open("w", newline="") as handle:
@@ -236,15 +274,16 @@ class _Log:
 
     def add(self, **numbers: torch.Tensor) -> None:
         for name, value in numbers.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
+            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
         self.count += 1
 
     def write(self, step: int, batch_size: int, learning_rate: float) -> dict[str, float]:
         seconds = time.monotonic() - self.started
-        row = {"step": step} | {name: float(value) / self.count for name, value in self.sums.items()}
+        averages = self.accelerator.reduce(torch.stack(list(self.sums.values())) / self.count, "mean")
+        row = {"step": step} | dict(zip(self.sums, averages.tolist(), strict=True))
         row |= {"learning_rate": learning_rate, "samples_per_second": (step - self.last_step) * batch_size / seconds}
         self.sums, self.count, self.started, self.last_step = {}, 0, time.monotonic(), step
-        if self.enabled:
+        if self.accelerator.is_main_process:
             new = not self.file.exists()
             with self.file.open("a", newline="") as handle:
                 writer = csv.DictWriter(handle, fieldnames=list(row))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.prior import IntensityPrior
+from training.loop import processes
 from training.photos import SUFFIXES, Photos, load_image
 from training.simulators.matching import simulate
 
@@ -53,10 +55,16 @@ class SimulatedPairs(Dataset):
 def stored_pairs(pairs: Dataset, count: int, folder: str | Path, workers: int) -> dict[str, np.ndarray]:
     """The first `count` pairs, simulated once and kept in `folder`; an interrupted run goes on where it stopped.
 
+    Of several processes the first one simulates, the others find its pairs.
+
     Returns:
         The items' fields stacked, as arrays read from disk when touched.
     """
-    folder = Path(folder)
+    with processes().main_process_first():
+        return _stored_pairs(pairs, count, Path(folder), workers)
+
+
+def _stored_pairs(pairs: Dataset, count: int, folder: Path, workers: int) -> dict[str, np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
     done = json.loads(state.read_text())["done"] if state.exists() else 0
@@ -136,23 +144,37 @@ class PairFolder:
             `training.create_dataset` writes it; or two folders of equally named files, `degraded` (or `input`) and
             `clean` (or `target`).
 
+    Attributes:
+        files: (clean, degraded) of each pair.
+        rows: what `metadata.jsonl` says of each pair; nothing where there is none.
+
     Raises:
-        ValueError: if it holds neither; the message says what was looked for.
+        ValueError: if it holds neither, or names files that are not there; the message says what was looked for.
     """
 
     def __init__(self, folder: str | Path):
         folder = Path(folder).expanduser()
         self.files: list[tuple[Path, Path]] = []
+        self.rows: list[dict[str, Any]] = []
         for metadata in sorted(folder.rglob("metadata.jsonl")):
-            for line in metadata.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
+            for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{metadata}, line {number}, is not JSON.") from error
                 if "clean_file_name" in row:
-                    self.files.append((metadata.parent / row["clean_file_name"], metadata.parent / row["file_name"]))
+                    files = (metadata.parent / row["clean_file_name"], metadata.parent / row["file_name"])
+                    for file in files:
+                        if not file.is_file():
+                            raise ValueError(f"{metadata}, line {number}, names {file}, which is not there.")
+                    self.files.append(files)
+                    self.rows.append(row)
         for degraded_name, clean_name in (("degraded", "clean"), ("input", "target")):
             for degraded in sorted((folder / degraded_name).glob("*")) if not self.files else ():
                 clean = folder / clean_name / degraded.name
                 if degraded.suffix.lower() in SUFFIXES and clean.is_file():
                     self.files.append((clean, degraded))
+                    self.rows.append({})
         if not self.files:
             raise ValueError(
                 f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally named "
@@ -166,6 +188,31 @@ class PairFolder:
         if clean.shape != degraded.shape:
             raise ValueError(f"{files[0]} and {files[1]} are a pair but differ in size.")
         return clean, degraded
+
+
+class ConditionDropout:
+    """Which conditions a sample loses, so that the model learns to do without them (GenDeg, arXiv 2411.17687).
+
+    Args:
+        shares: kind of loss -> share of the samples; kinds: text_and_intensity, image, all, mu, sigma.
+    """
+
+    _LOST = {
+        "text_and_intensity": {"text", "mu", "sigma"},
+        "image": {"image"},
+        "all": {"text", "mu", "sigma", "image"},
+        "mu": {"mu"},
+        "sigma": {"sigma"},
+    }
+
+    def __init__(self, shares: dict[str, float]):
+        self.lost = [self._LOST[kind] for kind in shares]
+        self.thresholds = np.cumsum(list(shares.values()))
+
+    def draw(self, rng: np.random.Generator) -> set[str]:
+        """What one sample loses: some of text, mu, sigma, image; mostly nothing."""
+        kind = int(np.searchsorted(self.thresholds, rng.random(), side="right"))
+        return self.lost[kind] if kind < len(self.lost) else set()
 
 
 class Crops(Dataset):

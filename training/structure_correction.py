@@ -20,20 +20,10 @@ from gendeg.checkpoints import load_pipeline
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler
 from gendeg.structure_correction import StructureCorrection
-from training.generator import write_pipeline
 from training.loop import LoopSettings, read_recipe, train
 from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
-
-# Settings of a pipeline that are no components.
-DEFAULTS = (
-    "resolution",
-    "max_side",
-    "num_inference_steps",
-    "guidance_scale",
-    "image_guidance_scale",
-    "match_intensity",
-)
+from training.pipeline_folder import settings_of, write_pipeline
 
 
 class Samples(Dataset):
@@ -142,8 +132,7 @@ def main() -> None:
 
 def save_pipeline(module: StructureCorrection, pipeline: GenDegPipeline, folder: Path) -> None:
     """Write the pipeline with the module in it."""
-    defaults = {k: v for k, v in pipeline.config.items() if k in DEFAULTS}
-    write_pipeline(pipeline.components | {"structure_correction": module}, defaults, folder)
+    write_pipeline(pipeline.components | {"structure_correction": module}, settings_of(pipeline), folder)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""Writes what was trained as a pipeline folder that `gendeg.load_pipeline` reads."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gendeg.pipeline import GenDegPipeline
+
+# Of a GenDegPipeline's configuration, what is no component.
+_SETTINGS = (
+    "resolution",
+    "max_side",
+    "num_inference_steps",
+    "guidance_scale",
+    "image_guidance_scale",
+    "match_intensity",
+)
+
+
+def settings_of(pipeline: GenDegPipeline) -> dict[str, Any]:
+    """The defaults of its calls."""
+    return {name: value for name, value in pipeline.config.items() if name in _SETTINGS}
+
+
+def write_pipeline(
+    components: dict[str, Any], settings: dict[str, Any], folder: Path, max_shard_size: str = "15MB"
+) -> None:
+    """Write components and settings of a GenDegPipeline as a folder, weights in float16.
+
+    Args:
+        max_shard_size: of a weights file; small ones, as what is kept in the repository has, by default.
+    """
+    halves = {k: copy.deepcopy(v).half() if isinstance(v, nn.Module) else v for k, v in components.items()}
+    GenDegPipeline(**halves, **settings).save_pretrained(folder, max_shard_size=max_shard_size)
