@@ -331,10 +331,13 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         raise ValueError("This recipe learns from pairs. Name their folder: --pairs DIR, again for each further one.")
     pairs = read_pairs(args.pairs)
     # Evenly spread over the pairs, so that every folder and kind has some. Their scenes may occur in other pairs.
-    every = len(pairs) // recipe["validation_pairs"]
+    count = recipe["validation_pairs"]
+    if count < 1:
+        raise ValueError("The recipe must hold out one pair at least: validation_pairs.")
+    every = len(pairs) // count
     if every < 2:
-        raise ValueError(f"There are {len(pairs)} pairs, too few to hold {recipe['validation_pairs']} out of them.")
-    held_out = range(0, every * recipe["validation_pairs"], every)
+        raise ValueError(f"There are {len(pairs)} pairs, too few to hold {count} out of them.")
+    held_out = range(0, every * count, every)
     torch.manual_seed(recipe["seed"])
     pipeline = initial_pipeline(args.initial or recipe["stable_diffusion"])
     size, multiple = recipe["size"], pipeline.size_multiple
