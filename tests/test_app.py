@@ -12,7 +12,6 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from gendeg.jobs import Model
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import _shrunk, read_request
 from gendeg.tab import model_settings
@@ -177,9 +176,10 @@ def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None
     assert small.width * small.height <= 16_000_000 and small.width / small.height == 1.5
 
 
-def test_missing_model_is_a_sentence() -> None:
-    notice, *settings = model_settings(Model("/nowhere"))
-    assert "could not be loaded" in notice.value and len(settings) == 4
+def test_missing_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENDEG_MODEL", "/nowhere")
+    notice, *settings = model_settings(None)
+    assert "No generator '/nowhere'" in notice.value and len(settings) == 6
 
 
 @pytest.fixture
