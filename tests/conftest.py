@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import app
-from gendeg import GenDegPipeline
+from gendeg import GenDegPipeline, checkpoints
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.importer import NOISE_SCHEDULE
@@ -102,7 +102,9 @@ def app_url(tiny_pipeline_folder: Path, tiny_restorers_folder: Path) -> Iterator
         if "GENDEG_MODEL" not in os.environ:
             patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
             patch.setattr(registry, "BUNDLED", tiny_restorers_folder)
-            patch.setattr(registry, "MODELS", tiny_restorers_folder / "none")
+            for module in (registry, checkpoints):
+                patch.setattr(module, "MODELS", tiny_restorers_folder / "none")
+            patch.delenv("GENDEG_CAPTIONS", raising=False)
         demo = app.build()
         _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
         yield url
