@@ -25,11 +25,10 @@ import gendeg.codec
 import gendeg.scheduler
 from gendeg.memory import free_memory, is_out_of_memory, network_sizes, plan_memory, release_memory
 from gendeg.pipeline import GenDegPipeline
+from restorers.registry import MODELS
 from restorers.zero_gpu import zero_gpu
 
-_ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = _ROOT / "assets" / "checkpoints"
-MODELS = _ROOT / "models"  # whatever pipeline folders the user puts there
+BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "checkpoints"
 # The package imports this module: python -m would warn that it runs it a second time.
 warnings.filterwarnings("ignore", "'gendeg.checkpoints' found in sys.modules", RuntimeWarning)
 
@@ -106,7 +105,7 @@ def read_settings(source: str | Path) -> Settings:
         raise ValueError(f"{source} is not a GenDeg pipeline but a {config.get('_class_name')}.")
     names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "resolution")
     defaults = inspect.signature(GenDegPipeline.__init__).parameters
-    bridge = gendeg.scheduler.BridgeScheduler.__name__ in config["scheduler"]
+    bridge = gendeg.scheduler.BridgeScheduler.__name__ in config.get("scheduler", ())
     return Settings(
         **{name: config.get(name, defaults[name].default) for name in names},
         presets=() if bridge else tuple(PRESETS),
@@ -219,7 +218,8 @@ def _device(name: str | torch.device) -> torch.device:
         raise ValueError(
             f"There is no kind of device {name!r}. Choose cpu, cuda, or cuda:1 for the second GPU."
         ) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    missing = device.type == "cuda" and not torch.cuda.is_available()
+    if missing or (device.type == "cuda" and device.index and device.index >= torch.cuda.device_count()):
         raise ValueError(f"There is no CUDA device {str(name)!r} here. Without one, choose cpu.")
     return device
 

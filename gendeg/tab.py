@@ -253,7 +253,7 @@ def _read(*values: Any) -> Request:
 def run_describe(caption_of: Callable[[str | None], str], photo: str | None) -> tuple[Any, Any]:
     """(scene caption, status) for the photograph."""
     try:
-        return caption_of(photo), "Described. The caption is under Advanced, and yours to change."
+        return caption_of(photo), "Described. The scene caption is yours to change."
     except ValueError as error:
         gr.Warning(escape(str(error)))
         return SKIP, failure(error)
@@ -369,7 +369,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     """
     mu_range, sigma_range = slider_range(FIRST)
     mu_typical, sigma_typical = DEGRADATIONS[FIRST].typical
-    captioner = available_captioner()
+    captioner, names = available_captioner(), list(available_models())
     notice = gr.HTML(elem_id="notice", visible=False)
     with gr.Row(elem_id="degrade"):
         with gr.Column(scale=30, min_width=280):
@@ -382,8 +382,8 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
                 randomise = gr.Checkbox(True, label="Randomise", min_width=120, elem_id="randomise")
             model = gr.Dropdown(
-                label="Model", info="The bundled one, and what the folder models/ holds.", filterable=False,
-                elem_id="model",
+                names, value=names[0], label="Model", info="The bundled one, and those in the folder models/.",
+                filterable=False, elem_id="model",
             )  # fmt: skip
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
                 preset = gr.Radio(
@@ -403,7 +403,8 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     label="Scene caption", placeholder="a narrow street between old houses", elem_id="caption",
                     info="What the photograph shows. May stay empty.",
                 )  # fmt: skip
-                describe_button = gr.Button("Describe", size="sm", visible=captioner is not None, elem_id="describe")
+                if captioner is not None:
+                    describe_button = gr.Button("Describe", size="sm", elem_id="describe")
                 correction = gr.Radio(
                     [(name.capitalize(), name) for name in STRUCTURE_CORRECTION], value="auto",
                     label="Structure correction", info=CORRECTION, elem_id="structure-correction",
@@ -513,15 +514,13 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         if not models.loaded():  # else another visitor's choice would be thrown out
             yield from prepare_model(models, chosen)
 
-    own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
     preset.input(preset_settings, [model, preset], [steps, guidance, image_guidance], **quick)
-    for event, load in (
-        (demo.load(list_models, None, model, **quick), page_opened),
-        (model, model_chosen),
-    ):
-        shown = (event.then if load is page_opened else event.input)(model_settings, model, own_settings, **quick)
-        if not zero_gpu():  # where the app's process has a GPU to load it on
-            shown.success(load, model, notice, **slow)
+    own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
+    opened = demo.load(list_models, None, model, **quick).then(model_settings, model, own_settings, **quick)
+    chosen = model.input(model_settings, model, own_settings, **quick)
+    if not zero_gpu():  # where the app's own process has a GPU to load it on
+        opened.success(page_opened, model, notice, **slow)
+        chosen.success(model_chosen, model, notice, **slow)
     return send_button, degraded_file, clean_file
 
 
