@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 with suppress(ImportError):
-    import spaces  # noqa: F401  before torch: where GPUs are lent to calls, it takes torch's place of them
+    import spaces  # noqa: F401  before torch, whose CUDA functions it replaces on a Space with ZeroGPU
 
 import gradio as gr
 

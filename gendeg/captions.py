@@ -12,7 +12,6 @@ from PIL import Image
 from gendeg.images import to_rgb
 
 MODEL = "Salesforce/blip2-opt-2.7b"
-VARIABLE = "GENDEG_CAPTIONS"  # of the environment: folder or Hub repository of the app's captioning model
 _MAX_TOKENS = 30  # of a caption; they end by themselves after about ten
 
 
@@ -22,7 +21,7 @@ def available_captioner() -> Captioner | None:
     Returns:
         None if there is neither; nothing is downloaded to find out.
     """
-    name = os.environ.get(VARIABLE)
+    name = os.environ.get("GENDEG_CAPTIONS")
     if not name and isinstance(try_to_load_from_cache(MODEL, "config.json"), str):
         name = MODEL
     return Captioner(name) if name else None

@@ -130,7 +130,7 @@ def load_pipeline(
         name_or_path: "compact" (the bundled one), a folder that `save_pretrained` wrote, or a Hub repository.
         device: GENDEG_DEVICE; else CUDA where there is one, else the CPU.
         dtype: GENDEG_DTYPE (float16, bfloat16 or float32); else float16 on CUDA, float32 elsewhere. bfloat16 is not
-            chosen by itself: with its 8 bits of precision it cannot tell neighbouring ones of 256 brightnesses apart.
+            chosen by itself: its 8 significant bits are hardly finer than the 256 brightnesses of an image.
         preset: how to sample, see `apply_preset`; default: as the generator was saved.
         offload: whether the networks lie in main memory, and on the GPU only while they are at work. GENDEG_OFFLOAD
             (0 or 1); else if the GPU's free memory is too small for all of them, see `plan_memory`.
