@@ -155,6 +155,10 @@ def load_pipeline(
     try:
         pipeline = GenDegPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
     except (OSError, HFValidationError) as error:  # the latter: a path, but no such folder
+        if Path(source).is_dir():
+            raise ValueError(
+                f"The folder {Path(source).name} lacks files of a generator, or they are damaged."
+            ) from error
         raise ValueError(_unknown(name_or_path)) from error
     if preset is not None:
         apply_preset(pipeline, preset)

@@ -99,7 +99,7 @@ class Models:
             try:
                 self._pipeline = load_pipeline(source)
             except Exception as error:  # whatever the libraries raise on a broken folder
-                logging.warning("The model %s could not be loaded: %s", source, error)
+                logging.warning("The model %s could not be loaded.", source, exc_info=True)
                 raise ValueError(f"The model {model or str(source)!r} could not be loaded. {error}") from error
             self._source = source
         return self._pipeline

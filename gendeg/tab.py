@@ -382,7 +382,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
                 randomise = gr.Checkbox(True, label="Randomise", min_width=120, elem_id="randomise")
             model = gr.Dropdown(
-                names, value=names[0], label="Model", info="The bundled one, and those in the folder models/.",
+                names, value=names[0], label="Model", info="Bundled, or in the folder models/.",
                 filterable=False, elem_id="model",
             )  # fmt: skip
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):

@@ -93,6 +93,12 @@ def test_a_model_that_cannot_be_loaded_ends_nothing(models_folder):
     assert result_of(models).mu == first.mu
 
 
+def test_a_folder_that_lacks_files_is_a_sentence(models_folder):
+    shutil.rmtree(models_folder / "paper" / "text_encoder")
+    with pytest.raises(ValueError, match="The folder paper lacks files of a generator"):
+        load_pipeline(models_folder / "paper", device="cpu")
+
+
 def test_another_model_waits_for_the_running_job(models_folder):
     models = Models()
     models.prepare()
