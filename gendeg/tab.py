@@ -497,10 +497,9 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
     if captioner is not None:
 
+        @on_gpu
         def caption_of(photo: str | None) -> str:
             return describe(captioner, photo)
-
-        caption_of = on_gpu(caption_of)
 
         def describe_clicked(photo: str | None) -> tuple[Any, Any]:
             return run_describe(caption_of, photo)

@@ -216,7 +216,7 @@ def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None
 def test_missing_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENDEG_MODEL", "/nowhere")
     notice, *settings = model_settings(None)
-    assert "No generator '/nowhere'" in notice.value and len(settings) == 6
+    assert "No generator" in notice.value and "/nowhere" in notice.value and len(settings) == 6
 
 
 @pytest.fixture
