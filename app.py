@@ -1,19 +1,24 @@
 """The app: python app.py. On Hugging Face Spaces: sdk gradio, app_file app.py.
 
-GENDEG_MODEL names the generator (default: the bundled "compact"); Gradio's own GRADIO_* variables work as everywhere.
+GENDEG_MODEL names the generator to start with (default: the bundled "compact"); README, "Host it", lists all variables.
 """
 
 from __future__ import annotations
 
-import os
+import logging
+from contextlib import suppress
 from typing import Any
+
+with suppress(ImportError):
+    import spaces  # noqa: F401  before torch, whose CUDA functions it replaces on a Space with ZeroGPU
 
 import gradio as gr
 
-from gendeg.jobs import Model
+from gendeg.jobs import Models
 from gendeg.tab import CSS, degrade_tab
 from restorers.tab import CSS as RESTORE_CSS
 from restorers.tab import restore_tab
+from restorers.zero_gpu import zero_gpu
 
 ABOUT = """# GenDeg
 Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for,
@@ -24,12 +29,17 @@ SYSTEM_FONTS = ("system-ui", "sans-serif")
 
 def build() -> gr.Blocks:
     """The whole page, not yet served."""
-    model = Model(os.environ.get("GENDEG_MODEL", "compact"))
+    models = Models()
+    if zero_gpu():  # what is loaded before the page is served, every call finds on its GPU
+        try:
+            models.prepare()
+        except ValueError as error:
+            logging.warning("%s", error)
     with gr.Blocks(title="GenDeg", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         gr.Markdown(ABOUT, elem_id="title")
         with gr.Tabs() as tabs:
             with gr.Tab("Degrade", id="degrade"):
-                send, degraded, clean = degrade_tab(demo, model)
+                send, degraded, clean = degrade_tab(demo, models)
             with gr.Tab("Restore", id="restore"):
                 restore_inputs = restore_tab(demo)
         send.click(

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from PIL import Image
-from transformers import AutoConfig, Blip2ForConditionalGeneration, Blip2Processor
 
 from gendeg.images import to_rgb
 
 MODEL = "Salesforce/blip2-opt-2.7b"
 _MAX_TOKENS = 30  # of a caption; they end by themselves after about ten
+
+
+def available_captioner() -> Captioner | None:
+    """What the app describes photographs with: the model that GENDEG_CAPTIONS names, else MODEL if it was downloaded.
+
+    Returns:
+        None if there is neither; nothing is downloaded to find out.
+    """
+    name = os.environ.get("GENDEG_CAPTIONS")
+    if not name and isinstance(try_to_load_from_cache(MODEL, "config.json"), str):
+        name = MODEL
+    return Captioner(name) if name else None
 
 
 class Captioner:
@@ -46,6 +59,8 @@ class Captioner:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
+            from transformers import AutoConfig, Blip2ForConditionalGeneration, Blip2Processor  # slow to import
+
             try:
                 kind = AutoConfig.from_pretrained(self.model).model_type
                 if kind == "blip-2":

@@ -5,8 +5,14 @@ python -m gendeg.checkpoints import gendeg.ckpt --output FOLDER    makes a folde
 
 from __future__ import annotations
 
+import inspect
+import json
+import logging
+import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +23,10 @@ from huggingface_hub.errors import HFValidationError
 
 import gendeg.codec
 import gendeg.scheduler
+from gendeg.memory import free_memory, is_out_of_memory, network_sizes, plan_memory, release_memory
 from gendeg.pipeline import GenDegPipeline
+from restorers.registry import MODELS
+from restorers.zero_gpu import zero_gpu
 
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "checkpoints"
 # The package imports this module: python -m would warn that it runs it a second time.
@@ -41,40 +50,196 @@ PRESETS = {
 }
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a generator's call does unless it is told otherwise, and what it can do.
+
+    Attributes:
+        num_inference_steps, guidance_scale, image_guidance_scale, resolution: see `GenDegPipeline`.
+        presets: names of PRESETS that it can sample by.
+        structure_correction: whether it holds a structure correction module.
+    """
+
+    num_inference_steps: int
+    guidance_scale: float
+    image_guidance_scale: float
+    resolution: int
+    presets: tuple[str, ...]
+    structure_correction: bool
+
+
+def available_models() -> dict[str, str | Path]:
+    """Generators that the app offers, the one it starts with first: name -> what `load_pipeline` takes.
+
+    These are the one that GENDEG_MODEL names (bundled, folder or Hub repository), the bundled ones, and the folders in
+    `models/` that hold a GenDegPipeline, which are called "models/<folder>".
+    """
+    known: dict[str, str | Path] = {f.parent.name: f.parent for f in sorted(BUNDLED.glob("*/model_index.json"))}
+    for file in sorted(MODELS.glob("*/model_index.json")):
+        try:
+            kind = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logging.warning("%s is left out of the models: it cannot be read (%r).", file, error)
+            continue
+        if kind == GenDegPipeline.__name__:
+            known[f"{MODELS.name}/{file.parent.name}"] = file.parent
+    first = os.environ.get("GENDEG_MODEL") or "compact"
+    for name, source in known.items():
+        if name == first or (Path(first).is_dir() and Path(source).samefile(first)):
+            return {name: source} | known
+    return {first: first} | known
+
+
+def read_settings(source: str | Path) -> Settings:
+    """The settings of a generator that `load_pipeline` takes; its weights are not read.
+
+    Raises:
+        ValueError: if there is no such generator.
+    """
+    source = _find(source)
+    try:
+        config = GenDegPipeline.load_config(source)
+    except (OSError, HFValidationError, ValueError) as error:
+        raise ValueError(_unknown(source)) from error
+    if config.get("_class_name") != GenDegPipeline.__name__:
+        raise ValueError(f"{source} is not a GenDeg pipeline but a {config.get('_class_name')}.")
+    names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "resolution")
+    defaults = inspect.signature(GenDegPipeline.__init__).parameters
+    bridge = gendeg.scheduler.BridgeScheduler.__name__ in config.get("scheduler", ())
+    return Settings(
+        **{name: config.get(name, defaults[name].default) for name in names},
+        presets=() if bridge else tuple(PRESETS),
+        structure_correction=(config.get("structure_correction") or [None])[0] is not None,
+    )
+
+
 def load_pipeline(
     name_or_path: str | Path = "compact",
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     preset: str | None = None,
+    offload: bool | None = None,
+    compile: bool | None = None,
 ) -> GenDegPipeline:
     """Load a generator, ready to call.
 
+    On CUDA the networks lie channels-last, which its convolutions are fastest with; attention is torch's scaled dot
+    product everywhere, as diffusers has it. What is not given is taken from an environment variable, then chosen:
+
     Args:
         name_or_path: "compact" (the bundled one), a folder that `save_pretrained` wrote, or a Hub repository.
-        device: default: CUDA where there is one, else the CPU.
-        dtype: default: float16 on CUDA, float32 elsewhere.
+        device: GENDEG_DEVICE; else CUDA where there is one, else the CPU.
+        dtype: GENDEG_DTYPE (float16, bfloat16 or float32); else float16 on CUDA, float32 elsewhere. bfloat16 is not
+            chosen by itself: its 8 significant bits are hardly finer than the 256 brightnesses of an image.
         preset: how to sample, see `apply_preset`; default: as the generator was saved.
+        offload: whether the networks lie in main memory, and on the GPU only while they are at work. GENDEG_OFFLOAD
+            (0 or 1); else if the GPU's free memory is too small for all of them, see `plan_memory`.
+        compile: whether torch.compile translates the UNet, which takes minutes at the first call and for every new
+            size of image, and speeds up all others. GENDEG_COMPILE (0 or 1); else not.
 
     Raises:
-        ValueError: if there is no such model, it is not a GenDeg pipeline, or it has no such preset.
+        ValueError: if there is no such model, it is not a GenDeg pipeline or has no such preset, there is not enough
+            memory, or the options are not possible here.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-    source = BUNDLED / name_or_path if (BUNDLED / name_or_path / "model_index.json").is_file() else name_or_path
+    device = _device(device or os.environ.get("GENDEG_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or _dtype() or (torch.float16 if device.type == "cuda" else torch.float32)
+    offload = _switch("GENDEG_OFFLOAD") if offload is None else offload
+    compile = _switch("GENDEG_COMPILE") if compile is None else compile
+    if device.type != "cuda" and (offload or compile):
+        raise ValueError(f"Offload and compile are for a CUDA GPU; the model is to run on: {device.type}.")
+    if offload and compile:
+        raise ValueError("A compiled model cannot be offloaded. Choose one of both.")
+    source = _find(name_or_path)
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         raise ValueError(f"{source} is not a GenDeg pipeline: it holds no model_index.json.")
     try:
         pipeline = GenDegPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
     except (OSError, HFValidationError) as error:  # the latter: a path, but no such folder
-        bundled = ", ".join(sorted(f.parent.name for f in BUNDLED.glob("*/model_index.json"))) or "none"
-        raise ValueError(
-            f"No generator {str(name_or_path)!r}: not bundled (there is: {bundled}), not a folder, and no readable "
-            f"Hub repository."
-        ) from error
+        if Path(source).is_dir():
+            raise ValueError(
+                f"The folder {Path(source).name} lacks files of a generator, or they are damaged."
+            ) from error
+        raise ValueError(_unknown(name_or_path)) from error
     if preset is not None:
         apply_preset(pipeline, preset)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    if device.type == "cuda":
+        channels_last(pipeline)
+        if offload is None and not compile and not zero_gpu():  # ZeroGPU's memory is known in its calls only
+            offload = _too_large(pipeline, device)
+    try:
+        if offload:
+            pipeline.enable_model_cpu_offload(device=device)
+        else:
+            pipeline.to(device)
+        failed = False
+    except Exception as error:
+        failed = is_out_of_memory(error)
+        if not failed:
+            raise
+    if failed:  # said outside, where the error does not hold the memory any more
+        del pipeline
+        release_memory()
+        raise ValueError(
+            f"There is not enough memory on {device} for the model {str(name_or_path)!r}. End other programs that use "
+            f"it, or set GENDEG_OFFLOAD=1."
+        )
+    if compile:
+        pipeline.unet.compile()
+    return pipeline
+
+
+def channels_last(pipeline: GenDegPipeline) -> None:
+    """Store the weights of convolutions with the channels last; results stay the same."""
+    for network in (pipeline.unet, pipeline.vae, pipeline.structure_correction):
+        if network is not None:
+            network.to(memory_format=torch.channels_last)
+
+
+def _too_large(pipeline: GenDegPipeline, device: torch.device) -> bool:
+    weights, pixels = sum(network_sizes(pipeline)), pipeline.config.resolution * pipeline.config.max_side
+    return plan_memory(device.type, free_memory(device), weights, pixels, pipeline.vae.dtype.itemsize).offload
+
+
+def _find(name_or_path: str | Path) -> str | Path:
+    """A bundled name as its folder; anything else as it is."""
+    bundled = BUNDLED / name_or_path
+    return bundled if (bundled / "model_index.json").is_file() else name_or_path
+
+
+def _unknown(name_or_path: str | Path) -> str:
+    bundled = ", ".join(sorted(f.parent.name for f in BUNDLED.glob("*/model_index.json"))) or "none"
+    return (
+        f"No generator {str(name_or_path)!r}: not bundled (there is: {bundled}), not a folder, and no readable "
+        f"Hub repository."
+    )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"There is no kind of device {name!r}. Choose cpu, cuda, or cuda:1 for the second GPU."
+        ) from None
+    missing = device.type == "cuda" and not torch.cuda.is_available()
+    if missing or (device.type == "cuda" and device.index and device.index >= torch.cuda.device_count()):
+        raise ValueError(f"There is no CUDA device {str(name)!r} here. Without one, choose cpu.")
+    return device
+
+
+def _dtype() -> torch.dtype | None:
+    name = os.environ.get("GENDEG_DTYPE")
+    if name and name not in ("float16", "bfloat16", "float32"):
+        raise ValueError(f"GENDEG_DTYPE must be float16, bfloat16 or float32, not {name}.")
+    return getattr(torch, name) if name else None
+
+
+def _switch(variable: str) -> bool | None:
+    value = os.environ.get(variable)
+    if value and value not in ("0", "1"):
+        raise ValueError(f"{variable} must be 0 or 1, not {value}.")
+    return value == "1" if value else None
 
 
 def apply_preset(pipeline: GenDegPipeline, name: str) -> None:
@@ -98,6 +263,22 @@ def apply_preset(pipeline: GenDegPipeline, name: str) -> None:
     scheduler = defaults.pop("scheduler")
     pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
     pipeline.register_to_config(**defaults)
+
+
+@contextmanager
+def preset_applied(pipeline: GenDegPipeline, name: str | None) -> Iterator[None]:
+    """Let a generator sample by a preset, see `apply_preset`, as long as the context lasts; None: as it is."""
+    if name is None:
+        yield
+        return
+    scheduler = pipeline.scheduler
+    defaults = {key: pipeline.config[key] for key in asdict(PRESETS["fast"]) if key != "scheduler"}
+    apply_preset(pipeline, name)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = scheduler
+        pipeline.register_to_config(**defaults)
 
 
 if __name__ == "__main__":

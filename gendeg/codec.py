@@ -12,6 +12,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -72,10 +73,12 @@ class PatchCodec(ModelMixin, ConfigMixin):
             nn.PixelShuffle(2),
         )
 
+    @apply_forward_hook  # an offloaded codec comes to the GPU for this
     def encode(self, images: torch.Tensor) -> AutoencoderTinyOutput:
         """Images [B, 3, H, W] in [-1, 1], H and W multiples of 8, to `.latents` [B, C, H / 8, W / 8]."""
         return AutoencoderTinyOutput(latents=self.project(pixel_unshuffle(images, PATCH)) + self.encoder(images))
 
+    @apply_forward_hook
     def decode(self, latents: torch.Tensor) -> DecoderOutput:
         """Latents [B, C, H / 8, W / 8] to `.sample`: images [B, 3, H, W], about [-1, 1], not clamped."""
         return DecoderOutput(sample=pixel_shuffle(self.unproject(latents), PATCH) + self.decoder(latents))

@@ -1,4 +1,4 @@
-"""How does the app run the model? Loaded once, one job at a time, in a thread that previews and can be stopped."""
+"""How does the app run a model? One is loaded, one job at a time runs, in a thread that previews and can be stopped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -13,10 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gendeg.checkpoints import load_pipeline
+from gendeg.captions import Captioner
+from gendeg.checkpoints import available_models, load_pipeline
 from gendeg.degradations import DEGRADATIONS
+from gendeg.images import open_image
+from gendeg.memory import is_out_of_memory, release_memory
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import Request, Result, degrade, to_image
+from restorers.zero_gpu import on_gpu
 
 SWEEP_COLUMNS = 5
 _PREVIEWS = 6  # at most, of one image: decoding takes time too
@@ -32,90 +37,148 @@ class Step:
     preview: Image.Image | None = None
 
 
-class Model:
-    """A generator that is loaded when it is first needed, so that the app is up at once.
+Report = Callable[[Step], None]
+Work = Callable[[GenDegPipeline, Request, Report], Any]
 
-    Args:
-        name: what `load_pipeline` takes.
+
+class Models:
+    """The generators of `available_models()`. One is in memory, from when it is first needed until another is.
+
+    Jobs that still run when the next one is asked for are waited for. On a Space with ZeroGPU a job runs in a process
+    of its own (`on_gpu`), thread and all: what it is asked and what it reports can be pickled.
     """
 
-    def __init__(self, name: str):
-        self.name = name
-        self.running = threading.Lock()  # a pipeline's scheduler has a state: two jobs would disturb each other
-        self._loading = threading.Lock()
+    def __init__(self) -> None:
+        self._running = threading.Lock()  # a pipeline's scheduler has a state: two jobs would disturb each other
+        self._source: str | Path | None = None
         self._pipeline: GenDegPipeline | None = None
+        self._job = on_gpu(self._run, _seconds)
 
-    def pipeline(self) -> GenDegPipeline:
-        """The loaded pipeline; a failure is tried again at the next call.
+    def generate(self, request: Request, model: str | None = None) -> Iterator[Step | Result | None]:
+        """Degrade one photograph: steps, with None between them at least every third of a second, and the result.
+
+        Closing the iterator stops the work at its next step (with ZeroGPU: waits for its end).
+
+        Args:
+            model: one of `available_models()`; None: the first.
+
+        Raises:
+            ValueError: for a request that the model cannot answer, or a model that cannot be loaded.
+        """
+        return self._job(_generate, request, model)
+
+    def sweep(self, request: Request, model: str | None = None) -> Iterator[Step | list[list[Result]] | None]:
+        """Two rows of results: mu rising at the asked sigma, sigma rising at the asked mu. All with one seed.
+
+        Otherwise like `generate`.
+        """
+        return self._job(_sweep, request, model)
+
+    def prepare(self, model: str | None = None) -> None:
+        """Load a model now, so that its first job need not wait; with ZeroGPU only before the app is served.
 
         Raises:
             ValueError: if it cannot be loaded.
         """
-        with self._loading:
-            if self._pipeline is None:
-                try:
-                    self._pipeline = load_pipeline(self.name)
-                except Exception as error:  # whatever the libraries raise on a broken folder
-                    logging.warning("The model %r could not be loaded: %s", self.name, error)
-                    raise ValueError(f"The model {self.name!r} could not be loaded. {error}") from error
-            return self._pipeline
+        with self._running:
+            self._load(model)
+
+    def loaded(self) -> bool:
+        """Whether a model is in memory."""
+        return self._pipeline is not None
+
+    def _run(self, work: Work, request: Request, model: str | None) -> Iterator[Any]:
+        yield from _in_background(self._running, lambda report: work(self._load(model), request, report))
+
+    def _load(self, model: str | None) -> GenDegPipeline:
+        """The pipeline of that name, after the one before has been freed; a failure is tried again at the next call."""
+        source = model_source(model)
+        if self._pipeline is None or self._source != source:
+            self._pipeline = None
+            release_memory()
+            try:
+                self._pipeline = load_pipeline(source)
+            except Exception as error:  # whatever the libraries raise on a broken folder
+                logging.warning("The model %s could not be loaded.", source, exc_info=True)
+                raise ValueError(f"The model {model or str(source)!r} could not be loaded. {error}") from error
+            self._source = source
+        return self._pipeline
 
 
-def generate(model: Model, request: Request) -> Iterator[Step | Result | None]:
-    """Degrade one photograph: steps, with None between them at least every third of a second, and the result.
+def model_source(model: str | None) -> str | Path:
+    """What `load_pipeline` takes for a name of `available_models()`; None: the first.
 
-    Closing the iterator stops the work at its next step.
+    Only these, never paths: whoever uses a served app must not make it open other files.
 
     Raises:
-        ValueError: for a request that the model cannot answer, or a model that cannot be loaded.
+        ValueError: for another name; the message lists those there are.
     """
-
-    def work(report: Callable[[Step], None]) -> Result:
-        pipeline = model.pipeline()
-        size = pipeline.working_size(request.photo.height, request.photo.width, request.resolution)
-
-        def callback(pipeline: GenDegPipeline, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> None:
-            total, every = len(pipeline.scheduler.timesteps), max(2, len(pipeline.scheduler.timesteps) // _PREVIEWS)
-            preview = None
-            if (index + 1) % every == 0 and index + 1 < total:
-                decoded = pipeline.decode(tensors["predicted"])[0, :, : size[0], : size[1]]
-                preview = to_image(decoded.permute(1, 2, 0).cpu().numpy())
-            report(Step(index + 1, total, preview))
-
-        return degrade(pipeline, [request], callback)[0]
-
-    return _in_background(model, work)
+    models = available_models()
+    name = next(iter(models)) if model is None else model
+    if name not in models:
+        raise ValueError(f"There is no model {name!r}. Choose one of: {', '.join(models)}.")
+    return models[name]
 
 
-def sweep(model: Model, request: Request) -> Iterator[Step | list[list[Result]] | None]:
-    """Two rows of results: mu rising at the asked sigma, sigma rising at the asked mu. All with one seed.
+def describe(captioner: Captioner, photo: str | None) -> str:
+    """A caption for an image file.
 
-    Closing the iterator stops the work at its next step.
+    Raises:
+        ValueError: if it cannot be read, or the captioning model is not available or too large.
     """
-    kind = DEGRADATIONS[request.degradation]
+    if not photo:
+        raise ValueError("There is no photograph yet. Upload one or choose an example.")
+    image, caption = open_image(photo), None
+    try:
+        caption = captioner.caption([image])[0]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    if caption is None:  # said here, where the error does not hold the memory any more
+        release_memory()
+        raise ValueError("There is not enough memory for the captioning model. Describe the photograph in words.")
+    return caption
+
+
+def _seconds(work: Work, request: Request, model: str | None) -> int:
+    """How long a job may take with ZeroGPU."""
+    return 120 if work is _sweep else 60
+
+
+def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Result:
+    size = pipeline.working_size(request.photo.height, request.photo.width, request.resolution)
+
+    def callback(pipeline: GenDegPipeline, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> None:
+        total, every = len(pipeline.scheduler.timesteps), max(2, len(pipeline.scheduler.timesteps) // _PREVIEWS)
+        preview = None
+        if (index + 1) % every == 0 and index + 1 < total:
+            decoded = pipeline.decode(tensors["predicted"])[0, :, : size[0], : size[1]]
+            preview = to_image(decoded.permute(1, 2, 0).cpu().numpy())
+        report(Step(index + 1, total, preview))
+
+    return degrade(pipeline, [request], callback)[0]
+
+
+def _sweep(pipeline: GenDegPipeline, request: Request, report: Report) -> list[list[Result]]:
+    kind, done = DEGRADATIONS[request.degradation], 0
     rows = [
         [replace(request, mu=round(mu, 3)) for mu in np.linspace(*kind.mu_range, SWEEP_COLUMNS).tolist()],
         [replace(request, sigma=round(sigma, 3)) for sigma in np.linspace(*kind.sigma_range, SWEEP_COLUMNS).tolist()],
     ]
 
-    def work(report: Callable[[Step], None]) -> list[list[Result]]:
-        pipeline, done = model.pipeline(), 0
+    def callback(pipeline: GenDegPipeline, *_: Any) -> None:
+        nonlocal done
+        done += 1
+        report(Step(done, len(rows) * len(pipeline.scheduler.timesteps)))
 
-        def callback(pipeline: GenDegPipeline, *_: Any) -> None:
-            nonlocal done
-            done += 1
-            report(Step(done, len(rows) * len(pipeline.scheduler.timesteps)))
-
-        return [degrade(pipeline, row, callback) for row in rows]
-
-    return _in_background(model, work)
+    return [degrade(pipeline, row, callback) for row in rows]
 
 
 class _Abandoned(Exception):
     """Ends a job that nobody waits for any more."""
 
 
-def _in_background(model: Model, work: Callable[[Callable[[Step], None]], Any]) -> Iterator[Any]:
+def _in_background(running: threading.Lock, work: Callable[[Report], Any]) -> Iterator[Any]:
     """Run `work(report)` in a thread while no other job runs; yield what it reports, then what it returns."""
     messages: SimpleQueue[Any] = SimpleQueue()
     abandoned = threading.Event()
@@ -126,7 +189,7 @@ def _in_background(model: Model, work: Callable[[Callable[[Step], None]], Any]) 
         messages.put(step)
 
     def run() -> None:
-        with model.running:
+        with running:
             try:
                 report(None)
                 messages.put(work(report))
@@ -134,10 +197,9 @@ def _in_background(model: Model, work: Callable[[Callable[[Step], None]], Any]) 
                 pass
             except ValueError as error:
                 messages.put(error)
-            except Exception as error:  # out of memory, most likely
+            except Exception as error:
                 logging.exception("A job failed.")
-                sentence = f"The model failed ({type(error).__name__}). A lower resolution needs less memory."
-                messages.put(ValueError(sentence))
+                messages.put(ValueError(f"The model failed ({type(error).__name__}). The app's log says more."))
 
     threading.Thread(target=run, daemon=True).start()
     try:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from gendeg.checkpoints import preset_applied
 from gendeg.degradations import get_degradation
 from gendeg.images import open_image
 from gendeg.intensity import MU_MAX, SIGMA_MAX
+from gendeg.memory import is_out_of_memory, offloaded, release_memory, set_tiling
 from gendeg.pipeline import GenDegPipeline
 
 MAX_SEED = 2**32 - 1
@@ -35,6 +37,7 @@ class Request:
         steps, guidance_scale, image_guidance_scale, resolution: None for the model's own.
         caption: of the scene; may be empty.
         structure_correction: "auto", True or False, see `GenDegPipeline.__call__`.
+        preset: how to sample, see `gendeg.checkpoints.apply_preset`; None: as the model was saved.
     """
 
     photo: Image.Image
@@ -48,6 +51,7 @@ class Request:
     resolution: int | None = None
     caption: str = ""
     structure_correction: bool | str = "auto"
+    preset: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def read_request(
     resolution: Any = None,
     caption: str | None = None,
     structure_correction: str | None = None,
+    preset: str | None = None,
 ) -> Request:
     """A request from what people and programs type. None: the typical intensity, the model's own setting.
 
@@ -113,6 +118,7 @@ def read_request(
         resolution=None if resolution is None else _whole("The resolution", resolution, *RESOLUTIONS),
         caption=str(caption or ""),
         structure_correction=STRUCTURE_CORRECTION[choice],
+        preset=preset or None,
     )
 
 
@@ -123,23 +129,38 @@ def degrade(
 
     Args:
         callback: called after every step, see `GenDegPipeline.__call__`.
+
+    Raises:
+        ValueError: for what the model cannot do, and if there is not enough memory.
     """
     first = requests[0]
-    output = pipeline(
-        [_shrunk(first.photo)] * len(requests),
-        first.degradation,
-        mu=[request.mu for request in requests],
-        sigma=[request.sigma for request in requests],
-        prompt=first.caption,
-        resolution=first.resolution,
-        num_inference_steps=first.steps,
-        guidance_scale=first.guidance_scale,
-        image_guidance_scale=first.image_guidance_scale,
-        structure_correction=first.structure_correction,
-        generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-        output_type="np",
-        callback_on_step_end=callback,
-    )
+    photo = _shrunk(first.photo)
+    height, width = pipeline.working_size(photo.height, photo.width, first.resolution)
+    set_tiling(pipeline, len(requests) * height * width)
+    output = None
+    try:
+        with preset_applied(pipeline, first.preset):
+            output = pipeline(
+                [photo] * len(requests),
+                first.degradation,
+                mu=[request.mu for request in requests],
+                sigma=[request.sigma for request in requests],
+                prompt=first.caption,
+                resolution=first.resolution,
+                num_inference_steps=first.steps,
+                guidance_scale=first.guidance_scale,
+                image_guidance_scale=first.image_guidance_scale,
+                structure_correction=first.structure_correction,
+                generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+                output_type="np",
+                callback_on_step_end=callback,
+            )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    if output is None:  # said here, where the error does not hold the memory any more
+        release_memory()
+        raise ValueError(_out_of_memory(pipeline, len(requests), width, height))
     uncorrected = output.uncorrected if output.structure_correction else [None] * len(requests)
     images = (output.clean, output.images, output.degradation_maps, uncorrected)
     return [
@@ -161,6 +182,16 @@ def degrade(
 def to_image(array: np.ndarray) -> Image.Image:
     """Float array [H, W, 3] in [0, 1] to a PIL image."""
     return Image.fromarray((array * 255).round().astype(np.uint8))
+
+
+def _out_of_memory(pipeline: GenDegPipeline, count: int, width: int, height: int) -> str:
+    what = f"{count} images of {width} × {height} pixels at once" if count > 1 else f"{width} × {height} pixels"
+    sentence = f"There is not enough memory for {what}. A lower resolution needs less memory"
+    if count > 1:
+        sentence += ", and so does a single image"
+    if pipeline._execution_device.type == "cuda" and not offloaded(pipeline):
+        sentence += "; so does the whole model when it is started with GENDEG_OFFLOAD=1"
+    return sentence + "."
 
 
 def _shrunk(photo: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from html import escape
 from pathlib import Path
@@ -20,6 +20,8 @@ import numpy as np
 import skimage
 from PIL import Image
 
+from gendeg.captions import available_captioner
+from gendeg.checkpoints import PRESETS, available_models, read_settings
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.figures import (
     PRIOR,
@@ -31,8 +33,9 @@ from gendeg.figures import (
     sweep_figure,
 )
 from gendeg.intensity import MU_MAX, SIGMA_MAX
-from gendeg.jobs import Model, Step, generate, sweep
-from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, Result, read_request
+from gendeg.jobs import Models, Step, describe, model_source
+from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, Request, Result, read_request
+from restorers.zero_gpu import on_gpu, zero_gpu
 
 EXAMPLES = [
     Path(skimage.__file__).parent / "data" / name
@@ -44,6 +47,11 @@ GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
 CORRECTED = "Changed by correction and matching, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
+OWN = "own"  # stands for no preset: a component's value must be something
+PRESET_CHOICES = [
+    ("The model's own", OWN),
+    *((f"{name.capitalize()}, {preset.num_inference_steps} steps", name) for name, preset in PRESETS.items()),
+]
 # A click on the plot chooses the intensity under it.
 CHOOSE_ON_CLICK = """
 element.addEventListener('click', (event) => {
@@ -97,13 +105,64 @@ def chosen_on_plot(event: gr.EventData) -> tuple[float, float]:
     return round(event.mu, 3), round(event.sigma, 3)
 
 
+# --------------------------------------------------------------------------------------------------------- models
+
+
+def list_models() -> Any:
+    """The models to choose from, the first of them chosen."""
+    names = list(available_models())
+    return gr.Dropdown(names, value=names[0])
+
+
+def model_settings(model: str | None) -> tuple[Any, ...]:
+    """What follows a model that was chosen: notice, and the settings under Advanced as it has them itself.
+
+    Returns:
+        (notice of a model that is not there, preset, steps, guidance scale, image guidance scale, resolution,
+        structure correction).
+    """
+    try:
+        settings = read_settings(model_source(model))
+    except ValueError as error:
+        return gr.HTML(failure(error), visible=True), *[SKIP] * 6
+    return (
+        gr.HTML(visible=False),
+        gr.Radio(value=OWN, visible=bool(settings.presets)),
+        settings.num_inference_steps,
+        settings.guidance_scale,
+        settings.image_guidance_scale,
+        min(max(settings.resolution, RESOLUTIONS[0]), RESOLUTIONS[1]),
+        gr.Radio(value="auto", visible=settings.structure_correction),
+    )
+
+
+def preset_settings(model: str | None, preset: str) -> tuple[Any, Any, Any]:
+    """(steps, guidance scale, image guidance scale) of a preset, or the model's own."""
+    try:
+        own = PRESETS[preset] if preset != OWN else read_settings(model_source(model))
+    except ValueError:
+        return SKIP, SKIP, SKIP  # the notice says it already
+    return own.num_inference_steps, own.guidance_scale, own.image_guidance_scale
+
+
+def prepare_model(models: Models, model: str | None) -> Iterator[Any]:
+    """Load a chosen model, when the jobs before are done. Yields what the notice shows."""
+    yield gr.HTML(f"Loading the model {escape(str(model))}…", visible=True)
+    try:
+        models.prepare(model)
+        yield gr.HTML(visible=False)
+    except ValueError as error:
+        yield gr.HTML(failure(error), visible=True)
+
+
 # -------------------------------------------------------------------------------------------------------- running
 
 
 def run_generate(
-    model: Model,
+    models: Models,
     cancelled: threading.Event,
     randomise: bool,
+    model: str | None,
     photo: str | None,
     degradation: str,
     mu: float,
@@ -115,7 +174,8 @@ def run_generate(
 
     Args:
         cancelled: once it is set, the work stops at its next step.
-        settings: steps, guidance scale, image guidance scale, resolution, caption, structure correction.
+        model: one of `available_models()`; None: the first.
+        settings: steps, guidance scale, image guidance scale, resolution, caption, structure correction, preset.
 
     Yields:
         (status, seed, (clean, degraded) images, degradation map, its colour key, what structure
@@ -124,11 +184,11 @@ def run_generate(
     if randomise:
         seed = int(np.random.default_rng().integers(MAX_SEED))
     try:
-        request = read_request(photo, degradation, mu, sigma, seed, *settings)
+        request = _read(photo, degradation, mu, sigma, seed, *settings)
         files = [gr.DownloadButton(value=None, interactive=False)] * 2
         yield progress(None), seed, None, None, "", gr.Image(visible=False), numbers(mu, sigma), *files
         clean = None
-        for event in until(cancelled, generate(model, request)):
+        for event in until(cancelled, models.generate(request, model)):
             if event is CANCELLED:
                 yield CANCELLED, *[SKIP] * 8
             elif isinstance(event, Step):
@@ -159,8 +219,9 @@ def run_generate(
 
 
 def run_sweep(
-    model: Model,
+    models: Models,
     cancelled: threading.Event,
+    model: str | None,
     photo: str | None,
     degradation: str,
     mu: float,
@@ -170,9 +231,9 @@ def run_sweep(
 ) -> Iterator[tuple[Any, Any]]:
     """Render the figure of rising mu and rising sigma. Arguments as above. Yields (status, figure)."""
     try:
-        request = read_request(photo, degradation, mu, sigma, seed, *settings)
+        request = _read(photo, degradation, mu, sigma, seed, *settings)
         yield progress(None), SKIP
-        for event in until(cancelled, sweep(model, request)):
+        for event in until(cancelled, models.sweep(request, model)):
             if event is CANCELLED:
                 yield CANCELLED, SKIP
             elif isinstance(event, list):
@@ -184,8 +245,22 @@ def run_sweep(
         yield failure(error), SKIP
 
 
+def _read(*values: Any) -> Request:
+    *settings, preset = values
+    return read_request(*settings, None if preset == OWN else preset)
+
+
+def run_describe(caption_of: Callable[[str | None], str], photo: str | None) -> tuple[Any, Any]:
+    """(scene caption, status) for the photograph."""
+    try:
+        return caption_of(photo), "Described. The scene caption is yours to change."
+    except ValueError as error:
+        gr.Warning(escape(str(error)))
+        return SKIP, failure(error)
+
+
 def run_endpoint(
-    model: Model,
+    models: Models,
     image: str | None,
     degradation: str = FIRST,
     mu: float | None = None,
@@ -197,12 +272,14 @@ def run_endpoint(
     resolution: int | None = None,
     caption: str = "",
     structure_correction: str = "auto",
+    preset: str | None = None,
+    model: str | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """See `degrade` in `_endpoint`, which the API's documentation shows. Yields (degraded, clean, map, numbers)."""
-    settings = (steps, guidance_scale, image_guidance_scale, resolution, caption, structure_correction)
+    settings = (steps, guidance_scale, image_guidance_scale, resolution, caption, structure_correction, preset)
     try:
         request = read_request(image, degradation, mu, sigma, seed, *settings)
-        for event in generate(model, request):
+        for event in models.generate(request, model or None):
             if isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
                 yield (
@@ -280,11 +357,11 @@ def numbers(mu: float | None = None, sigma: float | None = None, *reached: float
 # --------------------------------------------------------------------------------------------------------- layout
 
 
-def degrade_tab(demo: gr.Blocks, model: Model) -> tuple[gr.Button, gr.DownloadButton, gr.DownloadButton]:
+def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.DownloadButton, gr.DownloadButton]:
     """Lay out the tab inside the current context, and wire it.
 
     Args:
-        demo: the app; its load event shows the model's own settings.
+        demo: the app; its load event lists the models and shows the first one's settings.
 
     Returns:
         The button that sends a result to the Restore tab, enabled while there is one, and the components that hold the
@@ -292,6 +369,7 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> tuple[gr.Button, gr.DownloadBu
     """
     mu_range, sigma_range = slider_range(FIRST)
     mu_typical, sigma_typical = DEGRADATIONS[FIRST].typical
+    captioner, names = available_captioner(), list(available_models())
     notice = gr.HTML(elem_id="notice", visible=False)
     with gr.Row(elem_id="degrade"):
         with gr.Column(scale=30, min_width=280):
@@ -303,7 +381,15 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> tuple[gr.Button, gr.DownloadBu
             with gr.Row(elem_id="seeds"):
                 seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
                 randomise = gr.Checkbox(True, label="Randomise", min_width=120, elem_id="randomise")
+            model = gr.Dropdown(
+                names, value=names[0], label="Model", info="Bundled, or in the folder models/.",
+                filterable=False, elem_id="model",
+            )  # fmt: skip
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                preset = gr.Radio(
+                    PRESET_CHOICES, value=OWN, label="Preset", info="How to sample; sets the three below.",
+                    visible=False, elem_id="preset",
+                )  # fmt: skip
                 steps = gr.Slider(1, 100, 8, step=1, label="Steps", info="More are slower and finer.", elem_id="steps")
                 guidance = gr.Slider(0, 15, 1, step=0.1, label="Guidance scale", info=GUIDANCE, elem_id="guidance")
                 image_guidance = gr.Slider(
@@ -317,6 +403,8 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> tuple[gr.Button, gr.DownloadBu
                     label="Scene caption", placeholder="a narrow street between old houses", elem_id="caption",
                     info="What the photograph shows. May stay empty.",
                 )  # fmt: skip
+                if captioner is not None:
+                    describe_button = gr.Button("Describe", size="sm", elem_id="describe")
                 correction = gr.Radio(
                     [(name.capitalize(), name) for name in STRUCTURE_CORRECTION], value="auto",
                     label="Structure correction", info=CORRECTION, elem_id="structure-correction",
@@ -376,20 +464,20 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> tuple[gr.Button, gr.DownloadBu
     plot.click(chosen_on_plot, None, [mu, sigma], **quick)
 
     buttons = [generate_button, sweep_button, cancel_button]
-    settings = [steps, guidance, image_guidance, resolution, caption, correction]
+    settings = [steps, guidance, image_guidance, resolution, caption, correction, preset]
     slow = {
         "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
         "show_progress_on": status,
     }  # fmt: skip
 
     def generate_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
-        yield from run_generate(model, *values)
+        yield from run_generate(models, *values)
 
     def sweep_clicked(*values: Any) -> Iterator[tuple[Any, Any]]:
-        yield from run_sweep(model, *values)
+        yield from run_sweep(models, *values)
 
     cancelled = gr.State()  # threading.Event of the session's job
-    request = [photo, degradation, mu, sigma, seed, *settings]
+    request = [model, photo, degradation, mu, sigma, seed, *settings]
     for button, function, inputs, outputs in (
         (
             generate_button,
@@ -405,31 +493,41 @@ def degrade_tab(demo: gr.Blocks, model: Model) -> tuple[gr.Button, gr.DownloadBu
             ended(lambda: _buttons(running=False), None, buttons, **quick)
     cancel_button.click(threading.Event.set, cancelled, None, **quick)
     degraded_file.change(lambda file: gr.Button(interactive=file is not None), degraded_file, send_button, **quick)
-    _endpoint(model)
+    _endpoint(models)
 
-    def own_settings() -> tuple[Any, ...]:
-        return model_settings(model)
+    if captioner is not None:
 
-    demo.load(own_settings, None, [notice, steps, guidance, image_guidance, resolution], **quick)
+        @on_gpu
+        def caption_of(photo: str | None) -> str:
+            return describe(captioner, photo)
+
+        def describe_clicked(photo: str | None) -> tuple[Any, Any]:
+            return run_describe(caption_of, photo)
+
+        describe_button.click(describe_clicked, photo, [caption, status], **slow)
+
+    def model_chosen(chosen: str | None) -> Iterator[Any]:
+        yield from prepare_model(models, chosen)
+
+    def page_opened(chosen: str | None) -> Iterator[Any]:
+        if not models.loaded():  # else another visitor's choice would be thrown out
+            yield from prepare_model(models, chosen)
+
+    preset.input(preset_settings, [model, preset], [steps, guidance, image_guidance], **quick)
+    own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
+    opened = demo.load(list_models, None, model, **quick).then(model_settings, model, own_settings, **quick)
+    chosen = model.input(model_settings, model, own_settings, **quick)
+    if not zero_gpu():  # where the app's own process has a GPU to load it on
+        opened.success(page_opened, model, notice, **slow)
+        chosen.success(model_chosen, model, notice, **slow)
     return send_button, degraded_file, clean_file
-
-
-def model_settings(model: Model) -> tuple[Any, ...]:
-    """(notice of a model that cannot be loaded, the model's own steps, guidance scales and resolution)."""
-    try:
-        config = model.pipeline().config
-    except ValueError as error:
-        return gr.HTML(failure(error), visible=True), SKIP, SKIP, SKIP, SKIP
-    resolution = min(max(config.resolution, RESOLUTIONS[0]), RESOLUTIONS[1])
-    scales = config.guidance_scale, config.image_guidance_scale
-    return gr.HTML(visible=False), config.num_inference_steps, *scales, resolution
 
 
 def _buttons(running: bool) -> tuple[Any, Any, Any]:
     return tuple(gr.Button(interactive=interactive) for interactive in (not running, not running, running))  # type: ignore[return-value]
 
 
-def _endpoint(model: Model) -> None:
+def _endpoint(models: Models) -> None:
     """The named endpoint /degrade, for programs."""
 
     def degrade(
@@ -444,19 +542,22 @@ def _endpoint(model: Model) -> None:
         resolution: int | None = None,
         caption: str = "",
         structure_correction: str = "auto",
+        preset: str | None = None,
+        model: str | None = None,
     ) -> Iterator[tuple[Any, ...]]:
         """Degrade a photograph with a wanted intensity.
 
         Only the image is required. degradation: haze, rain, snow, motion_blur, raindrop or low_light. mu and sigma:
         mean and standard deviation of the degradation map |clean - degraded| (left out: typical ones). Settings that
         are left out are the model's own. structure_correction: auto (for haze, motion blur and raindrop), on or off.
+        preset, of models that start from noise: fast or paper. model: as in the app's list; left out: the first.
         Returns the degraded image, the clean image aligned with it, the degradation map in false colours, and JSON:
         asked and reached intensity, the seed, the value that the map's brightest colour stands for, and whether
         structure was corrected.
         """
         yield from run_endpoint(
-            model, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution,
-            caption, structure_correction,
+            models, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution,
+            caption, structure_correction, preset, model,
         )  # fmt: skip
 
     with gr.Group(visible=False):
@@ -472,6 +573,8 @@ def _endpoint(model: Model) -> None:
             gr.Number(label="Resolution, {} to {}".format(*RESOLUTIONS), value=None),
             gr.Textbox(label="Scene caption", value=""),
             gr.Textbox(label="Structure correction: auto, on or off", value="auto"),
+            gr.Textbox(label="Preset: fast or paper", value=None),
+            gr.Textbox(label="Model", value=None),
         ]
         outputs = [gr.Image(label=label, format="png") for label in ("Degraded", "Clean", "Degradation map")]
         trigger = gr.Button("Degrade")

@@ -17,6 +17,7 @@ from PIL import Image
 from restorers.images import open_image
 from restorers.metrics import WINDOW, psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
+from restorers.zero_gpu import on_gpu
 
 _HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a tile takes
 
@@ -84,6 +85,7 @@ class Restorers:
     def __init__(self) -> None:
         self.running = threading.Lock()  # two jobs at a time would only slow each other down
         self._loaded: dict[str, Restorer] = {}
+        self.job = on_gpu(self._run)
 
     def get(self, name: str) -> Restorer:
         """A loaded restorer; a failure is tried again at the next call.
@@ -94,6 +96,9 @@ class Restorers:
         if name not in self._loaded:
             self._loaded[name] = load_restorer(name)
         return self._loaded[name]
+
+    def _run(self, request: Request) -> Iterator[Tiles | Result | Failure | None]:
+        yield from _in_background(self.running, lambda report: _restore(self, request, report))
 
 
 def read_request(photo: str | None, names: Sequence[str] | str | None, clean: str | None = None) -> Request:
@@ -130,27 +135,28 @@ def read_request(photo: str | None, names: Sequence[str] | str | None, clean: st
 def restore_photo(restorers: Restorers, request: Request) -> Iterator[Tiles | Result | Failure | None]:
     """Restore a photograph with each restorer asked for: tiles, None at least every third of a second, and results.
 
-    Closing the iterator stops the work after the tile that is being computed.
+    Closing the iterator stops the work after the tile that is being computed (on a Space with ZeroGPU, where the job
+    has a process of its own: waits for its end).
     """
+    return restorers.job(request)
 
-    def work(report: Callable[[Any], None]) -> None:
-        for name in request.names:
-            report(None)
-            try:
-                restorer = restorers.get(name)
-                started = perf_counter()
-                image = restorer(request.photo, progress=lambda *tiles, name=name: report(Tiles(name, *tiles)))
-                seconds = perf_counter() - started
-                report(Result(name, image, seconds, request.clean and measure(image, request.clean)))
-            except _Abandoned:
-                raise
-            except ValueError as error:
-                report(Failure(name, str(error)))
-            except Exception as error:  # out of memory, most likely
-                logging.exception("The restorer %s failed.", name)
-                report(Failure(name, f"It failed ({type(error).__name__}). A smaller photograph needs less memory."))
 
-    return _in_background(restorers.running, work)
+def _restore(restorers: Restorers, request: Request, report: Callable[[Any], None]) -> None:
+    for name in request.names:
+        report(None)
+        try:
+            restorer = restorers.get(name)
+            started = perf_counter()
+            image = restorer(request.photo, progress=lambda *tiles, name=name: report(Tiles(name, *tiles)))
+            seconds = perf_counter() - started
+            report(Result(name, image, seconds, request.clean and measure(image, request.clean)))
+        except _Abandoned:
+            raise
+        except ValueError as error:
+            report(Failure(name, str(error)))
+        except Exception as error:  # out of memory, most likely
+            logging.exception("The restorer %s failed.", name)
+            report(Failure(name, f"It failed ({type(error).__name__}). A smaller photograph needs less memory."))
 
 
 def measure(image: Image.Image, clean: Image.Image) -> Quality:

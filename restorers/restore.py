@@ -90,11 +90,13 @@ def restore(
 
 def default_budget(device: torch.device) -> int:
     """Bytes that a network may use on this device for its work on one tile."""
-    if device.type != "cuda":
-        return CPU_BUDGET
+    return int(CUDA_SHARE * free_cuda_memory(device)) if device.type == "cuda" else CPU_BUDGET
+
+
+def free_cuda_memory(device: torch.device) -> int:
+    """Bytes that can still be had on a CUDA device, with those that torch holds in reserve."""
     free, _ = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(CUDA_SHARE * (free + reserved))
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,16 @@ import pytest
 import skimage.data
 import torch
 import yaml
+from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
 
 import app
+from gendeg import GenDegPipeline, checkpoints
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
+from gendeg.importer import NOISE_SCHEDULE
+from gendeg.intensity import IntensityProjection
 from gendeg.scheduler import BridgeScheduler
 from restorers import registry, save_restorer
 from restorers.nafnet import NAFNet
@@ -44,6 +49,39 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_paper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random-weight pipeline of the paper's process: AutoencoderKL, noise to latent, three-way guidance."""
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(77)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    unet = UNet2DConditionModel(
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    scheduler = EulerAncestralDiscreteScheduler(**NOISE_SCHEDULE)
+    projection = IntensityProjection(tokens=77, width=16)
+    pipeline = GenDegPipeline(vae, CLIPTextModel(text), tokenizer, projection, unet, scheduler, resolution=64)
+    folder = tmp_path_factory.mktemp("tiny") / "paper"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_restorers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of random-weight restorers under the bundled names."""
     folder = tmp_path_factory.mktemp("tiny") / "restorers"
@@ -64,7 +102,9 @@ def app_url(tiny_pipeline_folder: Path, tiny_restorers_folder: Path) -> Iterator
         if "GENDEG_MODEL" not in os.environ:
             patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
             patch.setattr(registry, "BUNDLED", tiny_restorers_folder)
-            patch.setattr(registry, "MODELS", tiny_restorers_folder / "none")
+            for module in (registry, checkpoints):
+                patch.setattr(module, "MODELS", tiny_restorers_folder / "none")
+            patch.delenv("GENDEG_CAPTIONS", raising=False)
         demo = app.build()
         _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
         yield url

@@ -12,10 +12,10 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from gendeg.jobs import Model
+from gendeg import checkpoints
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import _shrunk, read_request
-from gendeg.tab import model_settings
+from gendeg.tab import model_settings, preset_settings
 from restorers.nafnet import NAFNet
 
 
@@ -171,15 +171,52 @@ def test_failure_of_the_model_is_a_sentence(degrade, photo: Path, monkeypatch: p
     assert degrade(photo)[3]["seed"] == 0
 
 
+def test_model_and_preset(
+    degrade, photo: Path, tiny_paper_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "paper").symlink_to(tiny_paper_folder)
+    monkeypatch.setattr(checkpoints, "MODELS", tmp_path)
+    name = f"{tmp_path.name}/paper"
+    # All with one seed: what differs is the model and how it samples.
+    first, bridge, own, fast = (
+        pixels(degrade(photo, steps=1, resolution=256, **options)[0])
+        for options in ({}, {"model": ""}, {"model": name}, {"model": name, "preset": "fast"})
+    )
+    assert np.array_equal(first, bridge) and own.shape == fast.shape == (256, 341, 3)
+    assert not np.array_equal(own, fast)
+    for options, sentence in (
+        ({"model": str(tiny_paper_folder)}, "There is no model"),
+        ({"preset": "fast"}, "for generators that start from noise"),
+        ({"model": name, "preset": "slow"}, "There is no preset 'slow'"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            degrade(photo, steps=1, **options)
+
+
+def test_settings_follow_the_model(tiny_pipeline_folder: Path, tiny_paper_folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENDEG_MODEL", str(tiny_paper_folder))
+        notice, preset, *numbers, correction = model_settings(None)
+        assert not notice.visible and preset.visible and not correction.visible
+        assert numbers == [100, 7.5, 1.5, 256], "the smallest resolution of the app: the model's own is smaller"
+        assert preset_settings(None, "fast") == (15, 7.5, 1.5)
+        assert preset_settings(None, "own") == (100, 7.5, 1.5)
+        patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+        notice, preset, *_ = model_settings(None)
+        assert not notice.visible and not preset.visible and preset.value == "own"
+    assert model_settings("compact")[-1].visible, "the bundled model holds a structure correction"
+
+
 def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9000, 6000)).save(tmp_path / "large.png")
     small = _shrunk(read_request(str(tmp_path / "large.png"), "haze").photo)
     assert small.width * small.height <= 16_000_000 and small.width / small.height == 1.5
 
 
-def test_missing_model_is_a_sentence() -> None:
-    notice, *settings = model_settings(Model("/nowhere"))
-    assert "could not be loaded" in notice.value and len(settings) == 4
+def test_missing_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENDEG_MODEL", "/nowhere")
+    notice, *settings = model_settings(None)
+    assert "No generator" in notice.value and "/nowhere" in notice.value and len(settings) == 6
 
 
 @pytest.fixture

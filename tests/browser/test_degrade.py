@@ -11,7 +11,10 @@ import skimage
 import torch
 from playwright.sync_api import Browser, Page, expect
 
+import app
+from gendeg import checkpoints
 from gendeg.pipeline import GenDegPipeline
+from tests.gendeg.test_captions import tiny_blip2
 
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
 
@@ -95,6 +98,59 @@ def test_plot_and_real_data_choose_the_intensity(page: Page) -> None:
     chosen = mu.input_value()
     page.click("#draw")
     expect(mu).not_to_have_value(chosen)
+
+
+def test_another_model_brings_its_settings(
+    page: Page,
+    tiny_paper_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    screenshot: Callable[..., None],
+) -> None:
+    (tmp_path / "paper").symlink_to(tiny_paper_folder)
+    monkeypatch.setattr(checkpoints, "MODELS", tmp_path)
+    page.reload()
+    steps = page.locator("#steps input[type=number]")
+    page.click("#advanced button")
+    expect(page.locator("#preset")).to_be_hidden()
+    page.click("#model input")
+    page.get_by_role("option", name=f"{tmp_path.name}/paper").click()
+    expect(steps).to_have_value("100")
+    expect(page.locator("#structure-correction")).to_be_hidden()
+    expect(page.locator("#notice")).to_be_hidden()
+    page.get_by_label("Fast, 15 steps").check()
+    expect(steps).to_have_value("15")
+    expect(page.locator("#guidance input[type=number]")).to_have_value("7.5")
+    screenshot(page, "degrade-advanced", full_page=True)
+    upload(page)
+    steps.fill("2")
+    page.keyboard.press("Tab")
+    page.click("#generate")
+    expect(page.locator("#status")).to_contain_text("Done")
+    page.click("#model input")
+    page.get_by_role("option", name="compact").click()
+    expect(steps).to_have_value("12")
+    expect(page.locator("#preset")).to_be_hidden()
+    expect(page.locator("#structure-correction")).to_be_visible()
+
+
+def test_describe(browser: Browser, tiny_pipeline_folder: Path, tmp_path: Path, page: Page) -> None:
+    expect(page.locator("#describe")).to_have_count(0)  # in the app without a captioning model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+        patch.setenv("GENDEG_CAPTIONS", tiny_blip2(tmp_path))
+        demo = app.build()
+    _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
+    try:
+        page.goto(url)
+        page.click("#advanced button")
+        page.click("#describe")
+        expect(page.locator("#status")).to_contain_text("There is no photograph yet")
+        upload(page)
+        page.click("#describe")
+        expect(page.locator("#caption textarea")).not_to_have_value("")
+    finally:
+        demo.close()
 
 
 def test_fits_a_phone(browser: Browser, app_url: str) -> None:

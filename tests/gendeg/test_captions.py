@@ -14,7 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from gendeg.captions import Captioner
+from gendeg.captions import Captioner, available_captioner
+from gendeg.jobs import describe
 
 WORDS = ["<pad>", "<s>", "</s>", "<image>", *"a red blue dark car tree street with under behind two old".split()]
 
@@ -91,3 +92,29 @@ def test_models_that_are_not_there(tmp_path, images, tiny_pipeline_folder):
             Captioner(model, device="cpu").caption(images[:1])
     with pytest.raises(ValueError, match="is no BLIP-2 model but a clip_text_model"):
         Captioner(str(tiny_pipeline_folder / "text_encoder"), device="cpu").caption(images[:1])
+
+
+def test_the_app_describes_with_a_model_that_is_at_hand(captioner, tmp_path, monkeypatch):
+    monkeypatch.delenv("GENDEG_CAPTIONS", raising=False)
+    monkeypatch.setattr("gendeg.captions.try_to_load_from_cache", lambda repository, file: None)
+    assert available_captioner() is None
+    monkeypatch.setattr("gendeg.captions.try_to_load_from_cache", lambda repository, file: f"{repository}/{file}")
+    assert available_captioner().model == "Salesforce/blip2-opt-2.7b"
+    monkeypatch.setenv("GENDEG_CAPTIONS", captioner.model)
+    assert available_captioner().model == captioner.model
+
+
+def test_describe(captioner, images, tmp_path, monkeypatch):
+    images[0].save(tmp_path / "photo.png")
+    assert describe(captioner, str(tmp_path / "photo.png")) == captioner.caption([images[0]])[0]
+    with pytest.raises(ValueError, match="There is no photograph yet"):
+        describe(captioner, None)
+    with pytest.raises(ValueError, match="is not available"):
+        describe(Captioner("/nowhere/blip2", device="cpu"), str(tmp_path / "photo.png"))
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Blip2ForConditionalGeneration, "generate", fail)
+    with pytest.raises(ValueError, match="not enough memory for the captioning model"):
+        describe(captioner, str(tmp_path / "photo.png"))

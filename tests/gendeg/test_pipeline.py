@@ -1,14 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from gendeg import GenDegPipeline, load_pipeline
-from gendeg.intensity import IntensityProjection
+from gendeg import load_pipeline
 from gendeg.pipeline import predict
-from training.text import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -17,36 +13,8 @@ def compact(tiny_pipeline_folder):
 
 
 @pytest.fixture(scope="module")
-def paper():
-    """The paper's process with small random networks: AutoencoderKL, noise to latent, three-way guidance."""
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(77)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-    )
-    unet = UNet2DConditionModel(
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(16, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
-    scheduler = EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    pipeline = GenDegPipeline(
-        vae, CLIPTextModel(text), tokenizer, IntensityProjection(tokens=77, width=16), unet, scheduler, resolution=64
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def paper(tiny_paper_folder):
+    return load_pipeline(tiny_paper_folder, device="cpu")
 
 
 @pytest.fixture
