@@ -85,7 +85,6 @@ def main() -> None:
         recipe=args.recipe.name,
         parameters=parameters,
     )
-    loss = RestorationLoss(recipe["loss"])
     for number, stage in enumerate(recipe["stages"], 1):
         sources = []
         if simulated_share > 0:
@@ -96,6 +95,7 @@ def main() -> None:
         total = sum(len(folder.files) for folder in folders)
         sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]
         data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["seed"] + number)
+        loss = RestorationLoss(stage["loss"])
         train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
         averaged = read_state_dict(args.output / "restorer" / WEIGHTS)
         model.load_state_dict({name: value.float() for name, value in averaged.items()})

@@ -131,8 +131,8 @@ def test_restorer_recipes_can_be_built(recipe):
         model["encoder_kwargs"] = {}  # the encoder as timm has it, without fetching its weights
     with torch.device("meta"):
         network = NETWORKS[model.pop("architecture")](**model)
-    assert settings["loss"] in LOSSES
     for stage in settings["stages"]:
+        assert stage["loss"] in LOSSES
         LoopSettings(**stage["loop"])
         if network.architecture == "swin":
             assert stage["crop"] % network.multiple == 0, "attention windows must be full"
