@@ -7,9 +7,10 @@ r = z_degraded - z_clean, its standard deviation rho per channel, noise e and ti
 
 The smooth noise b is there for what is smooth in the residual: where light falls, where haze is thick. White noise
 averages out over such regions, and would leave the network neither in doubt of them nor free to choose them.
-The network sees z_clean, the way from there to z_t, t and the context, and predicts what is missing to the end of the
-way, both ways brought to one size at all times, as in EDM (arXiv 2206.00364). Sampling starts at the clean latent
-itself, so the scene is there from the first step; the noise along the way decides where streaks, flakes and drops fall.
+The network sees z_clean, the way from there to z_t, t and the context. It says how much of that way to trust, and what
+is missing to its end, all brought to one size at all times, as in EDM (arXiv 2206.00364). Sampling starts at the clean
+latent itself, so the scene is there from the first step; the noise along the way decides where streaks, flakes and
+drops fall.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def bridge_times(position: torch.Tensor) -> torch.Tensor:
 
 
 class BridgeScheduler(SchedulerMixin, ConfigMixin):
-    """Diffusion bridge from clean to degraded latents.
+    """Diffusion bridge from clean to degraded latents; for networks with twice as many output channels as latents have.
 
     Args:
         residual_std: rho, one number or one per latent channel.
@@ -120,30 +121,25 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
     def predicted(
         self, model_output: torch.Tensor, noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """The degraded latent that a network's output F means: z_clean + a(t) (z_t - z_clean) + b(t) rho F.
+        """The degraded latent that a network's output (F, log v), [B, 2 C, h, w], means.
 
-        a and b are those with which F has deviation 1 at all times if residuals are normal. Late on the way z_t itself
-        nearly is the degraded latent, and the network has only to say what is still noise in it: it could not copy so
-        many channels as finely.
+            z_clean + a (z_t - z_clean) + b(t) rho F,    a = v / (t v + (1 - t) s^2)
+
+        a is the Wiener filter's gain where the residual has variance v rho^2: nothing where the network sees that the
+        photograph stays as it is, almost all within a drop, which the network could not copy through itself as finely.
+        F is what is missing then, and b such that F has deviation 1 at all times if residuals are normal with v = 1.
         """
-        a, b = self._skip_and_scale(timesteps, clean)
-        return clean + a * (noisy - clean) + b * self.per_channel(self.config.residual_std, clean) * model_output
-
-    def target(
-        self, clean: torch.Tensor, degraded: torch.Tensor, noisy: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
-        """The output F that `predicted` turns into `degraded`."""
-        a, b = self._skip_and_scale(timesteps, clean)
-        return (degraded - clean - a * (noisy - clean)) / (b * self.per_channel(self.config.residual_std, clean))
+        extra, log_variance = model_output.chunk(2, dim=1)
+        variance = log_variance.clamp(-8, 8).exp()
+        t, noise = self._time(timesteps, clean), self._noise_variance(clean)
+        way = variance / (t * variance + (1 - t) * noise) * (noisy - clean)
+        return clean + way + self.output_scale(timesteps, clean) * extra
 
     def output_scale(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """b(t): what an error of the network's output is worth in the degraded latent, in rho: [B or 1, C, 1, 1]."""
-        return self._skip_and_scale(timesteps, like)[1]
-
-    def _skip_and_scale(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """b(t) rho: what an error of F is worth in the degraded latent, [B or 1, C, 1, 1]."""
         t, noise = self._time(timesteps, like), self._noise_variance(like)
-        spread = t + (1 - t) * noise
-        return 1 / spread, ((1 - t) * noise / spread + _NEGLIGIBLE**2).sqrt()
+        b = ((1 - t) * noise / (t + (1 - t) * noise) + _NEGLIGIBLE**2).sqrt()
+        return b * self.per_channel(self.config.residual_std, like)
 
     def _time(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return (timesteps.to(like) / self.config.num_train_timesteps).reshape(-1, 1, 1, 1)

@@ -56,7 +56,7 @@ class Generator(nn.Module):
         self.intensity_projection = IntensityProjection(tokens=tokens, width=width)
         self.unet = UNet2DConditionModel(
             in_channels=2 * latent_channels,
-            out_channels=latent_channels,
+            out_channels=2 * latent_channels,
             cross_attention_dim=width,
             class_embed_type="projection",
             projection_class_embeddings_input_dim=tokens * width + 2 * latent_channels,
@@ -210,15 +210,14 @@ class BridgeLoss:
         scheduler, device = self.scheduler, batch["clean"].device
         time = batch["time"] * scheduler.config.num_train_timesteps
         noisy = scheduler.add_noise(batch["clean"], batch["degraded"], batch["noise"], time)
-        target = scheduler.target(batch["clean"], batch["degraded"], noisy, time)
         seen = scheduler.network_input(noisy, batch["clean"], time)
         output = model(seen, time, batch["condition"], batch["tokens"], batch["asked_mu"], batch["asked_sigma"]).float()
-        # Squared error grows with the square of the intensity; weak degradations must count too. So must late times,
-        # where little is left to predict: the error counts between that in the latents and that in the output.
-        sample_weight = 0.1 / (batch["mu"] + batch["sigma"] + 0.05)
-        scale = scheduler.output_scale(time, noisy)
-        error = (self.weights.to(device) * scale * (output - target).square()).mean((1, 2, 3))
         predicted = scheduler.predicted(output, noisy, batch["clean"], time)
+        # Squared error grows with the square of the intensity; weak degradations must count too. So must late times,
+        # where little is left to predict.
+        sample_weight = 0.1 / (batch["mu"] + batch["sigma"] + 0.05)
+        error = ((predicted - batch["degraded"]) / scheduler.output_scale(time, noisy)).square()
+        error = (self.weights.to(device) * error).mean((1, 2, 3))
         reached, wanted = (self._intensity(end - batch["clean"]) for end in (predicted, batch["degraded"]))
         off = (reached - wanted).abs().sum(1) * batch["time"]
         loss = (sample_weight * error).mean() + self.intensity_weight * off.mean()

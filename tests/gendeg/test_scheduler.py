@@ -4,6 +4,13 @@ import torch
 from gendeg.scheduler import BridgeScheduler
 
 
+def answer_to(scheduler, clean, degraded, noisy, timesteps):
+    """The output, with v = 1, that means `degraded`."""
+    nothing = torch.zeros_like(torch.cat([clean, clean], dim=1))
+    missing = degraded - scheduler.predicted(nothing, noisy, clean, timesteps)
+    return torch.cat([missing / scheduler.output_scale(timesteps, clean), torch.zeros_like(clean)], dim=1)
+
+
 @pytest.fixture
 def latents():
     generator = torch.Generator().manual_seed(0)
@@ -38,7 +45,7 @@ def test_a_network_that_knows_the_answer_is_led_to_it(latents, steps):
     sample = scheduler.begin(clean)
     assert torch.equal(sample, clean)
     for timestep in scheduler.timesteps:
-        answer = scheduler.target(clean, degraded, sample, timestep)
+        answer = answer_to(scheduler, clean, degraded, sample, timestep)
         sample = scheduler.step(answer, timestep, sample, generator=torch.Generator().manual_seed(1)).prev_sample
     torch.testing.assert_close(sample, degraded, rtol=1e-4, atol=1e-4)
 
@@ -50,7 +57,7 @@ def test_steps_stay_on_the_bridge():
     scheduler.set_timesteps(5)
     sample, generator = scheduler.begin(clean), torch.Generator().manual_seed(0)
     for timestep, following in zip(scheduler.timesteps[:-1], scheduler.timesteps[1:], strict=True):
-        answer = scheduler.target(clean, degraded, sample, timestep)
+        answer = answer_to(scheduler, clean, degraded, sample, timestep)
         sample = scheduler.step(answer, timestep, sample, generator=generator).prev_sample
         noise = torch.tensor([0.4, 1.6])[:, None, None].expand_as(clean)
         wanted = scheduler.add_noise(clean, degraded, noise, following[None])
@@ -66,7 +73,7 @@ def test_the_generator_decides(latents):
     def first_step(seed):
         scheduler.set_timesteps(4)
         start, time = scheduler.begin(clean), scheduler.timesteps[0]
-        answer, generator = scheduler.target(clean, degraded, start, time), torch.Generator().manual_seed(seed)
+        answer, generator = answer_to(scheduler, clean, degraded, start, time), torch.Generator().manual_seed(seed)
         return scheduler.step(answer, time, start, generator=generator).prev_sample
 
     assert torch.equal(first_step(0), first_step(0))
@@ -98,7 +105,7 @@ def test_few_steps_keep_the_strength_of_what_is_random(steps, tolerance):
     for timestep in scheduler.timesteps:
         t = float(timestep) / 1000
         prediction = deviation**2 / (t * deviation**2 + 1 - t) * sample
-        answer = scheduler.target(torch.zeros_like(sample), prediction, sample, timestep)
+        answer = answer_to(scheduler, torch.zeros_like(sample), prediction, sample, timestep)
         sample = scheduler.step(answer, timestep, sample, generator=generator).prev_sample
     assert float(sample.std()) == pytest.approx(deviation, rel=tolerance)
 
@@ -126,8 +133,8 @@ def test_what_the_network_must_say_has_one_size_too(time):
     degraded = clean + rho * torch.randn(clean.shape, generator=generator)
     timesteps = torch.tensor([1000 * time])
     noisy = scheduler.add_noise(clean, degraded, scheduler.draw_noise(clean, generator), timesteps)
-    answer = scheduler.target(clean, degraded, noisy, timesteps)
-    assert answer.std((0, 2, 3)).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
+    answer = answer_to(scheduler, clean, degraded, noisy, timesteps)
+    assert answer[:, :2].std((0, 2, 3)).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
     torch.testing.assert_close(scheduler.predicted(answer, noisy, clean, timesteps), degraded)
 
 
@@ -135,9 +142,18 @@ def test_near_the_end_an_error_of_the_network_hardly_matters(latents):
     clean, degraded, noise = latents
     scheduler, timesteps = BridgeScheduler(), torch.tensor([980.0])
     noisy = scheduler.add_noise(clean, degraded, noise, timesteps)
-    answer = scheduler.target(clean, degraded, noisy, timesteps)
-    off = scheduler.predicted(answer + 1, noisy, clean, timesteps) - degraded
-    assert off.abs().max() < 0.2
+    answer = answer_to(scheduler, clean, degraded, noisy, timesteps)
+    answer[:, : clean.shape[1]] += 1
+    assert (scheduler.predicted(answer, noisy, clean, timesteps) - degraded).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("time", [0.0, 0.3, 0.9])
+def test_where_nothing_is_to_change_nothing_of_the_noise_is_left(latents, time):
+    clean, _, noise = latents
+    scheduler, timesteps = BridgeScheduler(), torch.tensor([1000 * time])
+    noisy = scheduler.add_noise(clean, clean, noise, timesteps)
+    unchanged = torch.cat([torch.zeros_like(clean), torch.full_like(clean, -8.0)], dim=1)
+    assert (scheduler.predicted(unchanged, noisy, clean, timesteps) - clean).abs().max() < 0.01
 
 
 def test_the_network_sees_nothing_at_the_start(latents):
