@@ -76,8 +76,8 @@ def misted_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     return _refract(
         clean,
         generator,
-        small=(5.0, 11.0),
-        large=(11.0, 25.0),
+        small=(4.0, 9.0),
+        large=(9.0, 20.0),
         soft=(0.0, 0.3),
         pool=6,
         opacity=(0.4, 1.0),
