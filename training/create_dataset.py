@@ -30,12 +30,11 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.importer import check_repository
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
@@ -441,10 +440,7 @@ def _settings(args: argparse.Namespace) -> Settings:
             bounds = f"from {low} to {high}" if high else f"at least {low}"
             raise ValueError(f"--{name.replace('_', '-')} must be {bounds}, not {value}.")
     if args.push_to_hub:
-        try:
-            validate_repo_id(args.push_to_hub)
-        except HFValidationError as error:
-            raise ValueError(f"--push-to-hub: {args.push_to_hub!r} is no name of a repository, owner/name.") from error
+        check_repository(args.push_to_hub)
     asked = {get_degradation(name).name for name in args.degradations}
     return Settings(
         clean=str(args.clean.resolve()),

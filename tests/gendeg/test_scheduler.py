@@ -110,9 +110,8 @@ def test_few_steps_keep_the_strength_of_what_is_random(steps, tolerance):
     assert float(sample.std()) == pytest.approx(deviation, rel=tolerance)
 
 
-@pytest.mark.parametrize("time", [0.003, 0.02, 0.2, 0.7, 1.0])
-def test_the_network_sees_the_way_from_clean_at_one_size(time):
-    """However short the way is: the first steps, which decide the most, are a hundredth of the last."""
+def normal_residual(time):
+    """(scheduler, clean, degraded, noised latents, timesteps) of residuals as large as the scheduler thinks."""
     generator = torch.Generator().manual_seed(0)
     rho = torch.tensor([0.5, 2.0]).reshape(1, 2, 1, 1)
     scheduler = BridgeScheduler(residual_std=[0.5, 2.0], noise_scale=[0.6, 1.2])
@@ -120,19 +119,20 @@ def test_the_network_sees_the_way_from_clean_at_one_size(time):
     degraded = clean + rho * torch.randn(clean.shape, generator=generator)
     timesteps = torch.tensor([1000 * time])
     noisy = scheduler.add_noise(clean, degraded, scheduler.draw_noise(clean, generator), timesteps)
+    return scheduler, clean, degraded, noisy, timesteps
+
+
+@pytest.mark.parametrize("time", [0.003, 0.02, 0.2, 0.7, 1.0])
+def test_the_network_sees_the_way_from_clean_at_one_size(time):
+    """However short the way is: the first steps, which decide the most, are a hundredth of the last."""
+    scheduler, clean, _, noisy, timesteps = normal_residual(time)
     seen = scheduler.network_input(noisy, clean, timesteps)
     assert seen.std((0, 2, 3)).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
 
 
 @pytest.mark.parametrize("time", [0.0, 0.02, 0.3, 0.9])
 def test_what_the_network_must_say_has_one_size_too(time):
-    generator = torch.Generator().manual_seed(0)
-    rho = torch.tensor([0.5, 2.0]).reshape(1, 2, 1, 1)
-    scheduler = BridgeScheduler(residual_std=[0.5, 2.0], noise_scale=[0.6, 1.2])
-    clean = 5 * torch.randn(1, 2, 64, 64, generator=generator)
-    degraded = clean + rho * torch.randn(clean.shape, generator=generator)
-    timesteps = torch.tensor([1000 * time])
-    noisy = scheduler.add_noise(clean, degraded, scheduler.draw_noise(clean, generator), timesteps)
+    scheduler, clean, degraded, noisy, timesteps = normal_residual(time)
     answer = answer_to(scheduler, clean, degraded, noisy, timesteps)
     assert answer[:, :2].std((0, 2, 3)).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
     torch.testing.assert_close(scheduler.predicted(answer, noisy, clean, timesteps), degraded)
