@@ -188,7 +188,8 @@ def test_killed_at_random_moments(command, tmp_path: Path, monkeypatch: pytest.M
     """What ten SIGKILLs and resumptions leave is, to the byte, what an uninterrupted run leaves."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as here: sums over several threads round differently
     output, log = tmp_path / "pairs", tmp_path / "pairs" / ".progress" / "log.jsonl"
-    asked = command(output, "--batch-size", "1")
+    options = ("--batch-size", "1", "--per-image", "3")  # enough steps for every kill to find the run at work
+    asked = command(output, *options)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["training.create_dataset"])
     chance = random.Random(time.time_ns())
@@ -200,15 +201,13 @@ def test_killed_at_random_moments(command, tmp_path: Path, monkeypatch: pytest.M
         while process.is_alive() and (not log.exists() or log.stat().st_size <= before):
             time.sleep(0.01)
         time.sleep(chance.random() * 0.15)
-        if not process.is_alive():
-            break
+        assert process.is_alive(), f"the run was over after {kills} kills"
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += 1
-    assert kills >= 3, "the run was over before it could be killed"
     assert create_dataset.main(asked) == 0
     whole = tmp_path / "whole"
-    assert create_dataset.main(command(whole, "--batch-size", "1")) == 0
+    assert create_dataset.main(command(whole, *options)) == 0
     assert rows(output) == rows(whole)
     assert images(output) == images(whole)
     assert not list(output.rglob("*.partial"))
