@@ -61,7 +61,7 @@ class Settings:
     """
 
     num_inference_steps: int
-    guidance_scale: float
+    guidance_scale: float | dict[str, float]
     image_guidance_scale: float
     resolution: int
     presets: tuple[str, ...]

@@ -74,6 +74,11 @@ def predict(
     return unet(inputs, timestep, encoder_hidden_states=context, class_labels=labels).sample
 
 
+def guidance_for(guidance_scale: float | dict[str, float], degradation: str) -> float:
+    """A model's own guidance scale, one number or {degradation: number}, for one degradation."""
+    return guidance_scale[degradation] if isinstance(guidance_scale, dict) else guidance_scale
+
+
 class GenDegPipeline(DiffusionPipeline):
     """Degrades photographs with a latent diffusion model whose intensity is under control.
 
@@ -86,7 +91,9 @@ class GenDegPipeline(DiffusionPipeline):
         structure_correction: lines generated images up with their clean ones (SCM); None: there is none.
         resolution: the short side, in pixels, that the model was trained at.
         max_side: long side beyond which images are scaled down further.
-        num_inference_steps, guidance_scale, image_guidance_scale, match_intensity: defaults of a call.
+        num_inference_steps, image_guidance_scale, match_intensity: defaults of a call.
+        guidance_scale: default of a call, one number or one for each degradation, {name: number}.
+        temperature: defaults of a call, {name of a degradation: (coarse, fine)}; None: (1, 1) for all.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -105,8 +112,9 @@ class GenDegPipeline(DiffusionPipeline):
         resolution: int = 512,
         max_side: int = 1024,
         num_inference_steps: int = 100,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | dict[str, float] = 7.5,
         image_guidance_scale: float = 1.5,
+        temperature: dict[str, tuple[float, float]] | None = None,
         match_intensity: bool = False,
     ):
         super().__init__()
@@ -125,6 +133,7 @@ class GenDegPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale,
+            temperature=temperature,
             match_intensity=match_intensity,
         )
 
@@ -148,6 +157,7 @@ class GenDegPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
+        temperature: tuple[float, float] | None = None,
         structure_correction: bool | str = "auto",
         match_intensity: bool | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -165,6 +175,8 @@ class GenDegPipeline(DiffusionPipeline):
             phrase: instead of the degradation's own, e.g. "in snowy and hazy conditions".
             resolution: short side in pixels instead of the model's own.
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
+            temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; instead of the model's
+                own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
@@ -191,7 +203,10 @@ class GenDegPipeline(DiffusionPipeline):
         sizes = [self.working_size(*i.shape[1:], resolution) for i in images]
         if len(set(sizes)) > 1:
             raise ValueError("Images of different aspect ratios cannot share a batch. Call once for each.")
-        text_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        if guidance_scale is None:
+            guidance_scale = guidance_for(self.config.guidance_scale, degradation.name)
+        if temperature is None:
+            temperature = (self.config.temperature or {}).get(degradation.name, (1.0, 1.0))
         image_scale = self.config.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
 
         clean = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, self.unet.dtype)
@@ -199,7 +214,15 @@ class GenDegPipeline(DiffusionPipeline):
         context = self.encode_context([self.prompt(p, phrase or degradation.phrase) for p in prompts], mus, sigmas)
         null_context = self.encode_context([""] * len(images), None, None)
         latents = self.denoise(
-            clean_latents, context, null_context, steps, text_scale, image_scale, generator, callback_on_step_end
+            clean_latents,
+            context,
+            null_context,
+            steps,
+            guidance_scale,
+            image_scale,
+            generator,
+            callback_on_step_end,
+            temperature,
         )
         height, width = sizes[0]
         degraded = self.decode(latents)[..., :height, :width]
@@ -304,6 +327,7 @@ class GenDegPipeline(DiffusionPipeline):
         image_scale: float,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback: Callable[..., Any] | None = None,
+        temperature: tuple[float, float] = (1.0, 1.0),
     ) -> torch.Tensor:
         """Sample degraded latents [B, C, h, w] for unscaled clean ones, by three-way guidance.
 
@@ -312,7 +336,7 @@ class GenDegPipeline(DiffusionPipeline):
         """
         self.scheduler.set_timesteps(num_inference_steps, device=clean_latents.device)
         if hasattr(self.scheduler, "begin"):
-            latents = self.scheduler.begin(clean_latents * self.vae.config.scaling_factor)
+            latents = self.scheduler.begin(clean_latents * self.vae.config.scaling_factor, temperature)
         else:
             latents = randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype)
             latents = latents * self.scheduler.init_noise_sigma

@@ -79,9 +79,13 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = (times[:-1] * self.config.num_train_timesteps).float().to(device)
         self._index = 0
 
-    def begin(self, clean_latents: torch.Tensor) -> torch.Tensor:
-        """Where sampling starts: at the clean latents [B, C, h, w] themselves, which are remembered for `step`."""
-        self._clean, self._previous, self._index = clean_latents, None, 0
+    def begin(self, clean_latents: torch.Tensor, temperature: tuple[float, float] = (1.0, 1.0)) -> torch.Tensor:
+        """Where sampling starts: at the clean latents [B, C, h, w] themselves, which are remembered for `step`.
+
+        Args:
+            temperature: of the noise along the way, see `draw_noise`.
+        """
+        self._clean, self._temperature, self._previous, self._index = clean_latents, temperature, None, 0
         return clean_latents
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -103,15 +107,27 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         return torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
 
     def draw_noise(
-        self, like: torch.Tensor, generator: torch.Generator | list[torch.Generator] | None = None
+        self,
+        like: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        temperature: tuple[float, float] = (1.0, 1.0),
     ) -> torch.Tensor:
-        """rho (s e + q b) of the shape of `like` [B, C, h, w]; b is interpolated between lattice points."""
+        """rho (s e + q b) of the shape of `like` [B, C, h, w]; b is interpolated between lattice points.
+
+        Args:
+            temperature: factors on s in the channel of the smallest s, the coarsest, and in that of the largest, the
+                finest; a geometric mean in the others. Below 1, in sampling, less is left to noise that the network has
+                not learned to undo: fine patterns follow from the coarse ones, or both from the photograph.
+        """
 
         def draw(height: int, width: int) -> torch.Tensor:
             return randn_tensor((*like.shape[:2], height, width), generator, like.device, like.dtype)
 
         height, width = like.shape[2:]
-        noise = self.per_channel(self.config.noise_scale, like) * draw(height, width)
+        scale = self.per_channel(self.config.noise_scale, like)
+        fineness = (scale - scale.min()) / (scale.max() - scale.min()).clamp(min=1e-6)
+        coarse, fine = temperature
+        noise = coarse ** (1 - fineness) * fine**fineness * scale * draw(height, width)
         for cell in _SMOOTH_CELLS:
             lattice = draw(height // cell + 2, width // cell + 2)
             smooth = torch.nn.functional.interpolate(lattice, scale_factor=cell, mode="bilinear")
@@ -179,7 +195,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         self._previous = degraded
         result = sample + (then - now) / (1 - now) * (ahead - sample)
         if then < 1:
-            noise = self.draw_noise(sample, generator)
+            noise = self.draw_noise(sample, generator, self._temperature)
             result = result + ((then - now) * (1 - then) / (1 - now)) ** 0.5 * noise
         self._index += 1
         if not return_dict:

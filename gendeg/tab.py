@@ -34,6 +34,7 @@ from gendeg.figures import (
 )
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
+from gendeg.pipeline import guidance_for
 from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, Request, Result, read_request
 from restorers.zero_gpu import on_gpu, zero_gpu
 
@@ -114,7 +115,7 @@ def list_models() -> Any:
     return gr.Dropdown(names, value=names[0])
 
 
-def model_settings(model: str | None) -> tuple[Any, ...]:
+def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
     """What follows a model that was chosen: notice, and the settings under Advanced as it has them itself.
 
     Returns:
@@ -129,20 +130,29 @@ def model_settings(model: str | None) -> tuple[Any, ...]:
         gr.HTML(visible=False),
         gr.Radio(value=OWN, visible=bool(settings.presets)),
         settings.num_inference_steps,
-        settings.guidance_scale,
+        guidance_for(settings.guidance_scale, degradation),
         settings.image_guidance_scale,
         min(max(settings.resolution, RESOLUTIONS[0]), RESOLUTIONS[1]),
         gr.Radio(value="auto", visible=settings.structure_correction),
     )
 
 
-def preset_settings(model: str | None, preset: str) -> tuple[Any, Any, Any]:
-    """(steps, guidance scale, image guidance scale) of a preset, or the model's own."""
+def preset_settings(model: str | None, degradation: str, preset: str) -> tuple[Any, Any, Any]:
+    """(steps, guidance scale, image guidance scale) of a preset, or the model's own for a degradation."""
     try:
         own = PRESETS[preset] if preset != OWN else read_settings(model_source(model))
     except ValueError:
         return SKIP, SKIP, SKIP  # the notice says it already
-    return own.num_inference_steps, own.guidance_scale, own.image_guidance_scale
+    return own.num_inference_steps, guidance_for(own.guidance_scale, degradation), own.image_guidance_scale
+
+
+def guidance_of_degradation(model: str | None, degradation: str, preset: str) -> Any:
+    """The guidance scale, where the model has one for each degradation: it follows the one that was chosen."""
+    try:
+        own = read_settings(model_source(model)).guidance_scale
+    except ValueError:
+        return SKIP
+    return guidance_for(own, degradation) if preset == OWN and isinstance(own, dict) else SKIP
 
 
 def prepare_model(models: Models, model: str | None) -> Iterator[Any]:
@@ -458,6 +468,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **quick}
     degradation.input(change_degradation, degradation, [mu, sigma, plot], **quick)
+    degradation.input(guidance_of_degradation, [model, degradation, preset], guidance, **quick)
     mu.change(**drawn)
     sigma.change(**drawn)
     draw.click(draw_intensity, degradation, [mu, sigma], **quick)
@@ -513,10 +524,12 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         if not models.loaded():  # else another visitor's choice would be thrown out
             yield from prepare_model(models, chosen)
 
-    preset.input(preset_settings, [model, preset], [steps, guidance, image_guidance], **quick)
+    preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **quick)
     own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
-    opened = demo.load(list_models, None, model, **quick).then(model_settings, model, own_settings, **quick)
-    chosen = model.input(model_settings, model, own_settings, **quick)
+    opened = demo.load(list_models, None, model, **quick).then(
+        model_settings, [model, degradation], own_settings, **quick
+    )
+    chosen = model.input(model_settings, [model, degradation], own_settings, **quick)
     if not zero_gpu():  # where the app's own process has a GPU to load it on
         opened.success(page_opened, model, notice, **slow)
         chosen.success(model_chosen, model, notice, **slow)

@@ -1,10 +1,13 @@
 """The app through its named endpoints: results, reproducibility, every kind of bad input, cancelling."""
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -13,9 +16,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from gendeg import checkpoints
+from gendeg.degradations import DEGRADATIONS
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import _shrunk, read_request
-from gendeg.tab import model_settings, preset_settings
+from gendeg.tab import guidance_of_degradation, model_settings, preset_settings
 from restorers.nafnet import NAFNet
 
 
@@ -196,15 +200,29 @@ def test_model_and_preset(
 def test_settings_follow_the_model(tiny_pipeline_folder: Path, tiny_paper_folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENDEG_MODEL", str(tiny_paper_folder))
-        notice, preset, *numbers, correction = model_settings(None)
+        notice, preset, *numbers, correction = model_settings(None, "haze")
         assert not notice.visible and preset.visible and not correction.visible
         assert numbers == [100, 7.5, 1.5, 256], "the smallest resolution of the app: the model's own is smaller"
-        assert preset_settings(None, "fast") == (15, 7.5, 1.5)
-        assert preset_settings(None, "own") == (100, 7.5, 1.5)
+        assert preset_settings(None, "haze", "fast") == (15, 7.5, 1.5)
+        assert preset_settings(None, "haze", "own") == (100, 7.5, 1.5)
         patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
-        notice, preset, *_ = model_settings(None)
+        notice, preset, *_ = model_settings(None, "haze")
         assert not notice.visible and not preset.visible and preset.value == "own"
-    assert model_settings("compact")[-1].visible, "the bundled model holds a structure correction"
+    assert model_settings("compact", "haze")[-1].visible, "the bundled model holds a structure correction"
+
+
+def test_guidance_follows_the_degradation(tiny_pipeline_folder: Path, tiny_paper_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
+    config = json.loads((folder / "model_index.json").read_text())
+    config["guidance_scale"] = dict.fromkeys(DEGRADATIONS, 1.0) | {"rain": 2.0}
+    (folder / "model_index.json").write_text(json.dumps(config))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENDEG_MODEL", str(folder))
+        assert [model_settings(None, name)[3] for name in ("haze", "rain")] == [1.0, 2.0]
+        assert [guidance_of_degradation(None, name, "own") for name in ("haze", "rain")] == [1.0, 2.0]
+        patch.setenv("GENDEG_MODEL", str(tiny_paper_folder))
+        for preset in ("own", "fast"):
+            assert guidance_of_degradation(None, "rain", preset) == gr.skip(), "one for all: it stays as it was set"
 
 
 def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None:
@@ -215,7 +233,7 @@ def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None
 
 def test_missing_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENDEG_MODEL", "/nowhere")
-    notice, *settings = model_settings(None)
+    notice, *settings = model_settings(None, "haze")
     assert "No generator" in notice.value and "/nowhere" in notice.value and len(settings) == 6
 
 

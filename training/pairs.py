@@ -224,10 +224,20 @@ class Crops(Dataset):
     Args:
         sources: what has `pair(rng)`, each with its share of the samples; images smaller than `crop` are mirrored.
         clean_share: share of samples whose degraded image is the clean one: what is fine must stay.
+        exposure_share: share of samples that are made darker or brighter, both images alike, by a gamma between a
+            half and two: few photographs are dark or pale, and those must not be taken for low light or haze.
     """
 
-    def __init__(self, sources: list[tuple[StoredPairs | PairFolder, float]], crop: int, clean_share: float, seed: int):
-        self.sources, self.crop, self.clean_share, self.seed = [s for s, _ in sources], crop, clean_share, seed
+    def __init__(
+        self,
+        sources: list[tuple[StoredPairs | PairFolder, float]],
+        crop: int,
+        clean_share: float,
+        exposure_share: float,
+        seed: int,
+    ):
+        self.sources, self.crop, self.seed = [s for s, _ in sources], crop, seed
+        self.clean_share, self.exposure_share = clean_share, exposure_share
         shares = np.array([share for _, share in sources])
         self.shares = shares / shares.sum()
 
@@ -241,4 +251,7 @@ class Crops(Dataset):
         if rng.random() < 0.5:
             pair = pair[..., ::-1]
         clean, degraded = torch.from_numpy(pair.copy()).float() / 255
+        if rng.random() < self.exposure_share:
+            gamma = 2 ** rng.uniform(-1, 1)
+            clean, degraded = clean**gamma, degraded**gamma
         return {"degraded": clean if rng.random() < self.clean_share else degraded, "clean": clean}

@@ -17,6 +17,7 @@ _SETTINGS = (
     "num_inference_steps",
     "guidance_scale",
     "image_guidance_scale",
+    "temperature",
     "match_intensity",
 )
 

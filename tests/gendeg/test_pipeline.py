@@ -4,7 +4,8 @@ import torch
 from PIL import Image
 
 from gendeg import load_pipeline
-from gendeg.pipeline import predict
+from gendeg.degradations import DEGRADATIONS
+from gendeg.pipeline import GenDegPipeline, predict
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,32 @@ def test_guidance_is_the_papers_and_wastes_nothing(paper, text_scale, image_scal
     expected = e_uncond + text_scale * (e_cond - e_image) + image_scale * (e_image - e_uncond)
     sigma = scheduler.sigmas[0]
     torch.testing.assert_close(result, start - sigma * expected, atol=1e-3, rtol=1e-4)
+
+
+def test_a_model_has_its_own_settings_for_each_degradation(compact, photo, tmp_path):
+    settings = {name: value for name, value in compact.config.items() if name in ("resolution", "num_inference_steps")}
+    guidance = dict.fromkeys(DEGRADATIONS, 1.0) | {"raindrop": 2.0}
+    temperature = {"raindrop": (1.0, 0.3), "haze": (0.0, 0.0)}
+    own = GenDegPipeline(**compact.components, **settings, guidance_scale=guidance, temperature=temperature)
+    own.save_pretrained(tmp_path)
+    own = load_pipeline(tmp_path, device="cpu")
+    batches = []
+    own.unet.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
+
+    def run(pipeline, degradation, **options):
+        options |= {"num_inference_steps": 2, "match_intensity": False, "image_guidance_scale": 1.0}
+        return pipeline(photo, degradation, generator=_seeded(), output_type="pt", **options).images
+
+    for degradation, settings in (
+        ("raindrop", {"guidance_scale": 2.0, "temperature": (1.0, 0.3)}),
+        ("haze", {"guidance_scale": 1.0, "temperature": (0.0, 0.0)}),
+        ("rain", {"guidance_scale": 1.0}),
+    ):
+        asked = run(compact, degradation, **settings)
+        torch.testing.assert_close(run(own, degradation), asked, atol=1e-4, rtol=0)
+        other = run(own, degradation, guidance_scale=1.0, temperature=(1.0, 1.0))
+        assert torch.allclose(other, asked, atol=1e-4) == (degradation == "rain"), "a call may ask for something else"
+    assert batches == [2, 2, 1, 1] + 4 * [1, 1], "guidance costs only where it is"
 
 
 def test_paper_process_saves_and_loads(paper, photo, tmp_path):

@@ -37,6 +37,20 @@ def test_noise_is_scaled_per_channel_and_smooth_where_asked():
     assert steps[1] < 0.5, "smooth noise: neighbours are alike"
 
 
+def test_temperature_takes_noise_from_coarse_and_fine_patterns():
+    scheduler = BridgeScheduler(noise_scale=[0.5, 0.75, 1.0], smooth_noise_scale=[1.0, 0.0, 0.0])
+    like = torch.zeros(8, 3, 64, 64)
+
+    def deviations(temperature):
+        return scheduler.draw_noise(like, torch.Generator().manual_seed(0), temperature).std((0, 2, 3)).tolist()
+
+    assert deviations((1.0, 0.25))[1:] == pytest.approx([0.375, 0.25], rel=0.03)
+    assert deviations((1.0, 0.25))[0] == pytest.approx(deviations((1.0, 1.0))[0])
+    assert deviations((0.5, 0.5))[1:] == pytest.approx([0.375, 0.5], rel=0.03)
+    smooth = scheduler.draw_noise(like, torch.Generator().manual_seed(0), (0.0, 1.0))[:, 0]
+    assert (smooth[..., 1:] - smooth[..., :-1]).std() < 0.5 * smooth.std() > 0.1, "what is smooth stays"
+
+
 @pytest.mark.parametrize("steps", [1, 2, 8, 13])
 def test_a_network_that_knows_the_answer_is_led_to_it(latents, steps):
     clean, degraded, _ = latents
