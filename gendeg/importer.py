@@ -28,7 +28,7 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
 )
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
@@ -168,9 +168,17 @@ def save_imported(pipeline: GenDegPipeline, output: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- reading
 
 
+_TOKENIZER_FORMS = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+_TOKENIZER_FILES = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+
+
 def _read_tokenizer(source: str | Path, text: CLIPTextConfig) -> CLIPTokenizer:
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(source, model_max_length=text.max_position_embeddings)
+        # Left to find out itself that there is no network, transformers tries for minutes, then knows no words.
+        folder = source if Path(source).is_dir() else snapshot_download(str(source), allow_patterns=_TOKENIZER_FILES)
+        if not any(all((Path(folder) / name).is_file() for name in names) for names in _TOKENIZER_FORMS):
+            raise FileNotFoundError(f"{folder} holds no tokenizer")
+        tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=text.max_position_embeddings)
     except Exception as error:  # the libraries raise almost anything on damaged files, and without a network
         raise ValueError(
             f"The tokenizer {str(source)!r} cannot be read. Name a folder that holds CLIP's vocab.json and merges.txt: "

@@ -261,8 +261,9 @@ def test_other_mistakes(command, files, tmp_path):
     (tmp_path / "full" / "thesis.txt").write_text("irreplaceable")
     save_file({"intro.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
     for arguments, sentence in (
-        (("--tokenizer", str(tmp_path / "folder")), "The tokenizer"),
-        (("--tokenizer", "/nowhere/at/all"), "The tokenizer"),
+        (("--tokenizer", str(tmp_path / "folder")), "cannot be read. Name a folder that holds CLIP's vocab.json"),
+        (("--tokenizer", "/nowhere/at/all"), "cannot be read. Name a folder"),
+        (("--tokenizer", "nobody/nothing-of-that-name"), "cannot be read. Name a folder"),
         (("--structure-correction", str(tmp_path / "other.safetensors")), "other.safetensors: These weights"),
         (("--structure-correction", "none.ckpt"), "There is no file none.ckpt"),
         (("--output", str(tmp_path / "full")), "is there already. Choose a new folder."),
