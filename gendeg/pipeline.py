@@ -93,7 +93,7 @@ class GenDegPipeline(DiffusionPipeline):
         max_side: long side beyond which images are scaled down further.
         num_inference_steps, image_guidance_scale, match_intensity: defaults of a call.
         guidance_scale: default of a call, one number or one for each degradation, {name: number}.
-        temperature: defaults of a call, {name of a degradation: (coarse, fine)}; None: (1, 1) for all.
+        temperature: defaults of a call, {name of a degradation: [coarse, fine]}; None: [1, 1] for all.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -114,7 +114,7 @@ class GenDegPipeline(DiffusionPipeline):
         num_inference_steps: int = 100,
         guidance_scale: float | dict[str, float] = 7.5,
         image_guidance_scale: float = 1.5,
-        temperature: dict[str, tuple[float, float]] | None = None,
+        temperature: dict[str, list[float]] | None = None,
         match_intensity: bool = False,
     ):
         super().__init__()

@@ -2,8 +2,9 @@
 --model compact --photos DIR
 
 The generator and its codec are frozen. They turn the latent of a simulated degraded image, noised to a random time,
-into an image in one step, and the module learns to correct that image (GenDeg, arXiv 2411.17687, Section 3.3). The
-result is the whole pipeline with the module in it.
+into an image in one step, and the module learns to correct that image (GenDeg, arXiv 2411.17687, Section 3.3). A module
+that the model holds already is trained on, if it has the recipe's sizes. The result is the whole pipeline with the module
+in it.
 """
 
 from __future__ import annotations
@@ -124,6 +125,12 @@ def main() -> None:
     arrays = stored_pairs(pairs, recipe["pairs"]["count"], folder, recipe["pairs"]["workers"])
     torch.manual_seed(recipe["seed"])
     module = StructureCorrection(**recipe["model"])
+    if pipeline.structure_correction is not None:
+        try:
+            module.load_state_dict(pipeline.structure_correction.state_dict())
+            print("Training goes on from the model's own structure correction.")
+        except RuntimeError:
+            print("The model's own structure correction has other sizes than the recipe's: training starts anew.")
     print(f"structure correction: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters")
     data = Samples(arrays, recipe["shares"], recipe["seed"])
     save = partial(save_pipeline, pipeline=pipeline, folder=args.output / "pipeline")

@@ -119,7 +119,7 @@ def test_guidance_is_the_papers_and_wastes_nothing(paper, text_scale, image_scal
 def test_a_model_has_its_own_settings_for_each_degradation(compact, photo, tmp_path):
     settings = {name: value for name, value in compact.config.items() if name in ("resolution", "num_inference_steps")}
     guidance = dict.fromkeys(DEGRADATIONS, 1.0) | {"raindrop": 2.0}
-    temperature = {"raindrop": (1.0, 0.3), "haze": (0.0, 0.0)}
+    temperature = {"raindrop": [1.0, 0.3], "haze": [0.0, 0.0]}
     own = GenDegPipeline(**compact.components, **settings, guidance_scale=guidance, temperature=temperature)
     own.save_pretrained(tmp_path)
     own = load_pipeline(tmp_path, device="cpu")
