@@ -223,7 +223,8 @@ class Crops(Dataset):
 
     Args:
         sources: what has `pair(rng)`, each with its share of the samples; images smaller than `crop` are mirrored.
-        clean_share: share of samples whose degraded image is the clean one: what is fine must stay.
+        clean_share: share of samples whose degraded image is the clean one: what is fine must stay. Half of them have
+            grain, as photographs on film do, which must not be taken for the noise of low light.
         exposure_share: share of samples that are made darker or brighter, both images alike, by a gamma between a
             half and two: few photographs are dark or pale, and those must not be taken for low light or haze.
     """
@@ -254,4 +255,18 @@ class Crops(Dataset):
         if rng.random() < self.exposure_share:
             gamma = 2 ** rng.uniform(-1, 1)
             clean, degraded = clean**gamma, degraded**gamma
-        return {"degraded": clean if rng.random() < self.clean_share else degraded, "clean": clean}
+        if rng.random() < self.clean_share:
+            degraded = clean = with_grain(clean, rng) if rng.random() < 0.5 else clean
+        return {"degraded": degraded, "clean": clean}
+
+
+def with_grain(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Add grain of a random strength, size and colour to an image [3, H, W] in [0, 1]."""
+    deviation = rng.uniform(0.003, 0.04)
+    grey, colours = (torch.from_numpy(rng.standard_normal((n, *image.shape[1:]), dtype=np.float32)) for n in (1, 3))
+    colour = rng.uniform(0, 1)
+    grain = (1 - colour) ** 0.5 * grey + colour**0.5 * colours
+    if rng.random() < 0.5:
+        grain = torch.nn.functional.avg_pool2d(grain, 3, stride=1, padding=1)
+        grain = grain / grain.std()
+    return (image + deviation * grain).clamp(0, 1)

@@ -98,6 +98,20 @@ def test_shares_of_sources_and_of_clean_samples():
     assert unchanged == pytest.approx(0.25, abs=0.06)
 
 
+def test_half_of_the_clean_samples_have_grain():
+    grey = np.full((1, 3, 64, 64), 128, np.uint8)
+    pairs = StoredPairs({"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}, {})
+    data = Crops([(pairs, 1.0)], 64, clean_share=1.0, exposure_share=0.0, seed=0)
+    samples = [data[i] for i in range(200)]
+    deviations = torch.stack([sample["clean"].std() for sample in samples])
+    grainy = deviations > 0
+    assert grainy.float().mean() == pytest.approx(0.5, abs=0.1)
+    assert 0.002 < deviations[grainy].min() and deviations.max() < 0.045
+    for sample in samples:
+        assert torch.equal(sample["clean"], sample["degraded"]), "what is fine must stay, its grain too"
+        assert float(sample["clean"].mean()) == pytest.approx(128 / 255, abs=0.01)
+
+
 def test_some_samples_are_darker_or_brighter_both_images_alike():
     grey = np.full((1, 3, 16, 16), 128, np.uint8)
     pairs = StoredPairs({"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}, {})
