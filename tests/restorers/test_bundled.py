@@ -32,8 +32,6 @@ def test_removes_snow(name, photos):
     assert (psnr(restorer(snowy), photos) - psnr(snowy, photos)).mean() > 2
 
 
-# A known defect, see "Limits" in the model card: the portrait before a grey wall is taken for low light.
-@pytest.mark.xfail(strict=True, reason="some clean photographs are taken for degraded ones")
 @pytest.mark.parametrize("name", NAMES)
 def test_leaves_the_clean_alone(name, photos):
     assert psnr(load_restorer(name, device="cpu")(photos), photos).min() > 32
