@@ -3,8 +3,8 @@
 
 The generator and its codec are frozen. They turn the latent of a simulated degraded image, noised to a random time,
 into an image in one step, and the module learns to correct that image (GenDeg, arXiv 2411.17687, Section 3.3). A module
-that the model holds already is trained on, if it has the recipe's sizes. The result is the whole pipeline with the module
-in it.
+that the model holds already is trained on, if it has the recipe's sizes. The result is the whole pipeline with the
+module in it.
 """
 
 from __future__ import annotations
