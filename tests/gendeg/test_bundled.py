@@ -51,10 +51,11 @@ def test_seeds_give_different_rain(compact, photos):
     assert one.mu[0] == pytest.approx(other.mu[0], abs=0.03)
 
 
-def test_default_settings_are_cheap(compact, photos):
+@pytest.mark.parametrize("degradation", DEGRADATIONS)
+def test_default_settings_are_cheap(compact, photos, degradation):
     batches = []
     hook = compact.unet.register_forward_hook(lambda module, inputs, output: batches.append(len(inputs[0])))
-    compact(photos[0], "haze", mu=0.1, sigma=0.07)
+    compact(photos[0], degradation, mu=0.1, sigma=0.07)
     hook.remove()
     assert sum(batches) <= 12
 
