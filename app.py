@@ -43,7 +43,7 @@ def build() -> gr.Blocks:
             with gr.Tab("Restore", id="restore"):
                 restore_inputs = restore_tab(demo)
         send.click(
-            lambda degraded, clean: (gr.Tabs(selected="restore"), degraded, clean),
+            lambda degraded, clean: (gr.update(selected="restore"), degraded, clean),
             [degraded, clean],
             [tabs, *restore_inputs],
             queue=False,

@@ -1,7 +1,8 @@
 """The Degrade tab: a photograph, a degradation and an intensity in; the degraded photograph out.
 
 Functions are plain Python; `degrade_tab` lays the components out and wires them. What a function yields as `SKIP`
-leaves its component as it is.
+leaves its component as it is. Changes are answered as `gr.update`: a component made instead would enter any page that
+another thread is building.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def change_degradation(degradation: str) -> tuple[Any, Any, str]:
     """Sliders over the degradation's real range, at its typical intensity, and its plot."""
     mu, sigma = get_degradation(degradation).typical
     sliders = (
-        gr.Slider(minimum=low, maximum=high, value=value)
+        gr.update(minimum=low, maximum=high, value=value)
         for (low, high), value in zip(slider_range(degradation), (mu, sigma), strict=True)
     )
     return *sliders, intensity_plot(degradation, mu, sigma)
@@ -112,7 +113,7 @@ def chosen_on_plot(event: gr.EventData) -> tuple[float, float]:
 def list_models() -> Any:
     """The models to choose from, the first of them chosen."""
     names = list(available_models())
-    return gr.Dropdown(names, value=names[0])
+    return gr.update(choices=names, value=names[0])
 
 
 def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
@@ -125,15 +126,15 @@ def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
     try:
         settings = read_settings(model_source(model))
     except ValueError as error:
-        return gr.HTML(failure(error), visible=True), *[SKIP] * 6
+        return gr.update(value=failure(error), visible=True), *[SKIP] * 6
     return (
-        gr.HTML(visible=False),
-        gr.Radio(value=OWN, visible=bool(settings.presets)),
+        gr.update(visible=False),
+        gr.update(value=OWN, visible=bool(settings.presets)),
         settings.num_inference_steps,
         guidance_for(settings.guidance_scale, degradation),
         settings.image_guidance_scale,
         min(max(settings.resolution, RESOLUTIONS[0]), RESOLUTIONS[1]),
-        gr.Radio(value="auto", visible=settings.structure_correction),
+        gr.update(value="auto", visible=settings.structure_correction),
     )
 
 
@@ -157,12 +158,12 @@ def guidance_of_degradation(model: str | None, degradation: str, preset: str) ->
 
 def prepare_model(models: Models, model: str | None) -> Iterator[Any]:
     """Load a chosen model, when the jobs before are done. Yields what the notice shows."""
-    yield gr.HTML(f"Loading the model {escape(str(model))}…", visible=True)
+    yield gr.update(value=f"Loading the model {escape(str(model))}…", visible=True)
     try:
         models.prepare(model)
-        yield gr.HTML(visible=False)
+        yield gr.update(visible=False)
     except ValueError as error:
-        yield gr.HTML(failure(error), visible=True)
+        yield gr.update(value=failure(error), visible=True)
 
 
 # -------------------------------------------------------------------------------------------------------- running
@@ -195,8 +196,8 @@ def run_generate(
         seed = int(np.random.default_rng().integers(MAX_SEED))
     try:
         request = _read(photo, degradation, mu, sigma, seed, *settings)
-        files = [gr.DownloadButton(value=None, interactive=False)] * 2
-        yield progress(None), seed, None, None, "", gr.Image(visible=False), numbers(mu, sigma), *files
+        files = [gr.update(value=None, interactive=False)] * 2
+        yield progress(None), seed, None, None, "", gr.update(visible=False), numbers(mu, sigma), *files
         clean = None
         for event in until(cancelled, models.generate(request, model)):
             if event is CANCELLED:
@@ -217,9 +218,9 @@ def run_generate(
                     (event.clean, event.degraded),
                     degradation_map,
                     colour_key(brightest),
-                    gr.Image(difference_figure(event), visible=event.uncorrected is not None),
+                    gr.update(value=difference_figure(event), visible=event.uncorrected is not None),
                     numbers(mu, sigma, event.mu, event.sigma),
-                    *(gr.DownloadButton(value=file, interactive=True) for file in files),
+                    *(gr.update(value=file, interactive=True) for file in files),
                 )
             else:
                 yield (SKIP,) * 9
@@ -247,7 +248,7 @@ def run_sweep(
             if event is CANCELLED:
                 yield CANCELLED, SKIP
             elif isinstance(event, list):
-                yield f"Done: the sweep is below, seed {seed}.", gr.Image(sweep_figure(event), visible=True)
+                yield f"Done: the sweep is below, seed {seed}.", gr.update(value=sweep_figure(event), visible=True)
             else:
                 yield SKIP if event is None else progress(event), SKIP
     except ValueError as error:
@@ -503,7 +504,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: _buttons(running=False), None, buttons, **quick)
     cancel_button.click(threading.Event.set, cancelled, None, **quick)
-    degraded_file.change(lambda file: gr.Button(interactive=file is not None), degraded_file, send_button, **quick)
+    degraded_file.change(lambda file: gr.update(interactive=file is not None), degraded_file, send_button, **quick)
     _endpoint(models)
 
     if captioner is not None:
@@ -537,7 +538,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
 
 def _buttons(running: bool) -> tuple[Any, Any, Any]:
-    return tuple(gr.Button(interactive=interactive) for interactive in (not running, not running, running))  # type: ignore[return-value]
+    return tuple(gr.update(interactive=interactive) for interactive in (not running, not running, running))  # type: ignore[return-value]
 
 
 def _endpoint(models: Models) -> None:

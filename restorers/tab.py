@@ -106,7 +106,7 @@ def run_restore(
         inputs = len(images.labels)
         choices = images.choices()
         yield (
-            SKIP, images, gr.Dropdown(choices, value=0), gr.Dropdown(choices, value=inputs - 1),
+            SKIP, images, gr.update(choices=choices, value=0), gr.update(choices=choices, value=inputs - 1),
             *compare(images, 0, inputs - 1), grid(images),
         )  # fmt: skip
         seconds, done = 0.0, 0
@@ -122,10 +122,10 @@ def run_restore(
                     seconds, done = seconds + event.seconds, done + 1
                     choices = images.choices()
                     if done == 1:
-                        chosen = gr.Dropdown(choices, value=0), gr.Dropdown(choices, value=inputs)
+                        chosen = gr.update(choices=choices, value=0), gr.update(choices=choices, value=inputs)
                         yield SKIP, SKIP, *chosen, *compare(images, 0, inputs), grid(images)
                     else:
-                        yield SKIP, SKIP, gr.Dropdown(choices), gr.Dropdown(choices), SKIP, SKIP, grid(images)
+                        yield SKIP, SKIP, *[gr.update(choices=choices)] * 2, SKIP, SKIP, grid(images)
                 elif isinstance(event, Failure):
                     images.cards.append(failed_card(event))
                     yield *[SKIP] * 6, grid(images)
@@ -181,8 +181,8 @@ def compare(images: Images | None, left: int | None, right: int | None) -> tuple
         return SKIP, SKIP
     label = f"{images.labels[left]} | {images.labels[right]}"
     return (
-        gr.ImageSlider((images.previews[left], images.previews[right]), label=label),
-        gr.DownloadButton(f"Download {images.labels[right]}", value=images.files[right], interactive=True),
+        gr.update(value=(images.previews[left], images.previews[right]), label=label),
+        gr.update(label=f"Download {images.labels[right]}", value=images.files[right], interactive=True),
     )
 
 
@@ -191,14 +191,14 @@ def list_restorers() -> tuple[Any, Any]:
     try:
         known = available()
     except ValueError as error:
-        return gr.CheckboxGroup(choices=[], visible=False), gr.HTML(failure(error), visible=True)
+        return gr.update(choices=[], visible=False), gr.update(value=failure(error), visible=True)
     chosen = [name for name, trained_for in known.items() if trained_for]
     notice = ""
     if not chosen:
         notice = "No restorer is bundled yet. Put weights (.safetensors, .pth) into the folder <code>models/</code>"
         notice += ": those found there are listed above." if known else " and reload the page."
-    choice = gr.CheckboxGroup(choices=list(known), value=chosen, visible=bool(known))
-    return choice, gr.HTML(notice, visible=bool(notice))
+    choice = gr.update(choices=list(known), value=chosen, visible=bool(known))
+    return choice, gr.update(value=notice, visible=bool(notice))
 
 
 # ----------------------------------------------------------------------------------------------------------- HTML
@@ -342,7 +342,7 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
 
 
 def _buttons(running: bool) -> tuple[Any, Any]:
-    return gr.Button(interactive=not running), gr.Button(interactive=running)
+    return gr.update(interactive=not running), gr.update(interactive=running)
 
 
 def _endpoint(loaded: Restorers) -> None:

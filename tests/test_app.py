@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -17,10 +18,19 @@ from PIL import Image
 
 from gendeg import checkpoints
 from gendeg.degradations import DEGRADATIONS
+from gendeg.jobs import Models
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import _shrunk, read_request
-from gendeg.tab import guidance_of_degradation, model_settings, preset_settings
+from gendeg.tab import (
+    change_degradation,
+    guidance_of_degradation,
+    list_models,
+    model_settings,
+    preset_settings,
+    run_generate,
+)
 from restorers.nafnet import NAFNet
+from restorers.tab import list_restorers
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +211,14 @@ def test_settings_follow_the_model(tiny_pipeline_folder: Path, tiny_paper_folder
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENDEG_MODEL", str(tiny_paper_folder))
         notice, preset, *numbers, correction = model_settings(None, "haze")
-        assert not notice.visible and preset.visible and not correction.visible
+        assert not notice["visible"] and preset["visible"] and not correction["visible"]
         assert numbers == [100, 7.5, 1.5, 256], "the smallest resolution of the app: the model's own is smaller"
         assert preset_settings(None, "haze", "fast") == (15, 7.5, 1.5)
         assert preset_settings(None, "haze", "own") == (100, 7.5, 1.5)
         patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
         notice, preset, *_ = model_settings(None, "haze")
-        assert not notice.visible and not preset.visible and preset.value == "own"
-    assert model_settings("compact", "haze")[-1].visible, "the bundled model holds a structure correction"
+        assert not notice["visible"] and not preset["visible"] and preset["value"] == "own"
+    assert model_settings("compact", "haze")[-1]["visible"], "the bundled model holds a structure correction"
 
 
 def test_guidance_follows_the_degradation(tiny_pipeline_folder: Path, tiny_paper_folder: Path, tmp_path: Path) -> None:
@@ -225,6 +235,17 @@ def test_guidance_follows_the_degradation(tiny_pipeline_folder: Path, tiny_paper
             assert guidance_of_degradation(None, "rain", preset) == gr.skip(), "one for all: it stays as it was set"
 
 
+def test_answers_add_nothing_to_a_page_that_is_being_built(tiny_pipeline_folder: Path, photo: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+        with gr.Blocks() as page:  # Gradio puts every component that any thread makes meanwhile into it
+            list_models(), list_restorers(), model_settings(None, "haze"), change_degradation("rain")
+            settings = (2, 1.0, 1.0, 256, "", "auto", "own")
+            steps = list(run_generate(Models(), Event(), False, None, str(photo), "haze", 0.1, 0.06, 1, *settings))
+            assert steps[-1][0].startswith("Done")
+        assert not page.blocks
+
+
 def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None:
     Image.new("RGB", (9000, 6000)).save(tmp_path / "large.png")
     small = _shrunk(read_request(str(tmp_path / "large.png"), "haze").photo)
@@ -234,7 +255,7 @@ def test_large_photographs_are_shrunk_first(photo: Path, tmp_path: Path) -> None
 def test_missing_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENDEG_MODEL", "/nowhere")
     notice, *settings = model_settings(None, "haze")
-    assert "No generator" in notice.value and "/nowhere" in notice.value and len(settings) == 6
+    assert "No generator" in notice["value"] and "/nowhere" in notice["value"] and len(settings) == 6
 
 
 @pytest.fixture
