@@ -23,6 +23,8 @@ class Degradation:
         typical: the median real (mu, sigma).
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
+        variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
+            the direction of a blur, in even steps counter-clockwise from the horizontal.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
+    variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
         """The phrase for samples drawn in the manner of `dataset` (None: the plain one)."""
@@ -77,6 +80,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.005, 0.095),
             (0.030, 0.045),
             (0.003, 0.12),
+            variants=tuple(f"in blurry conditions at {d} degrees" for d in (0, 22, 45, 67, 90, 112, 135, 157)),
         ),
         Degradation(
             "raindrop",

@@ -94,6 +94,7 @@ class GenDegPipeline(DiffusionPipeline):
         num_inference_steps, image_guidance_scale, match_intensity: defaults of a call.
         guidance_scale: default of a call, one number or one for each degradation, {name: number}.
         temperature: defaults of a call, {name of a degradation: [coarse, fine]}; None: [1, 1] for all.
+        draw_variants: whether the model knows the phrases of `Degradation.variants`; a call then draws one for each image.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -115,6 +116,7 @@ class GenDegPipeline(DiffusionPipeline):
         guidance_scale: float | dict[str, float] = 7.5,
         image_guidance_scale: float = 1.5,
         temperature: dict[str, list[float]] | None = None,
+        draw_variants: bool = False,
         match_intensity: bool = False,
     ):
         super().__init__()
@@ -134,6 +136,7 @@ class GenDegPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale,
             temperature=temperature,
+            draw_variants=draw_variants,
             match_intensity=match_intensity,
         )
 
@@ -172,7 +175,8 @@ class GenDegPipeline(DiffusionPipeline):
             degradation: one of the six.
             mu, sigma: asked intensity, for all or one each; None leaves it to the model.
             prompt: caption of the scene, for all or one each; the degradation's phrase is put behind it.
-            phrase: instead of the degradation's own, e.g. "in snowy and hazy conditions".
+            phrase: instead of the degradation's own, or of the one of its variants that would be drawn, e.g.
+                "in snowy and hazy conditions".
             resolution: short side in pixels instead of the model's own.
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
             temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; instead of the model's
@@ -211,7 +215,9 @@ class GenDegPipeline(DiffusionPipeline):
 
         clean = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, self.unet.dtype)
         clean_latents = self.encode(clean)
-        context = self.encode_context([self.prompt(p, phrase or degradation.phrase) for p in prompts], mus, sigmas)
+        phrases = [phrase] * len(images) if phrase else self._phrases(degradation, len(images), generator)
+        prompts = [self.prompt(*both) for both in zip(prompts, phrases, strict=True)]
+        context = self.encode_context(prompts, mus, sigmas)
         null_context = self.encode_context([""] * len(images), None, None)
         latents = self.denoise(
             clean_latents,
@@ -245,6 +251,15 @@ class GenDegPipeline(DiffusionPipeline):
             structure_correction=correct,
             uncorrected=_convert(uncorrected, output_type) if correct else None,
         )
+
+    def _phrases(
+        self, degradation: Degradation, count: int, generator: torch.Generator | list[torch.Generator] | None
+    ) -> list[str]:
+        if not (self.config.draw_variants and degradation.variants):
+            return [degradation.phrase] * count
+        generators = generator if isinstance(generator, list) else [generator] * count
+        drawn = (torch.rand((), generator=g, device=g.device if g else None) for g in generators)
+        return [degradation.variants[int(share * len(degradation.variants))] for share in drawn]
 
     def _corrects(self, degradation: Degradation, asked: bool | str) -> bool:
         if asked not in (True, False, "auto"):

@@ -18,7 +18,9 @@ from training.loop import processes
 from training.photos import SUFFIXES, Photos, load_image
 from training.simulators.matching import simulate
 
-PHRASES = sorted({phrase for d in DEGRADATIONS.values() for phrase in (d.phrase, *dict(d.mixed_phrases).values())})
+PHRASES = sorted(
+    {phrase for d in DEGRADATIONS.values() for phrase in (d.phrase, *dict(d.mixed_phrases).values(), *d.variants)}
+)
 # One pair in so many takes mu and sigma uniformly from the whole real range, for intensities that data rarely hold.
 _UNIFORM_EVERY = 4
 

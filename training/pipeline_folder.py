@@ -18,6 +18,7 @@ _SETTINGS = (
     "guidance_scale",
     "image_guidance_scale",
     "temperature",
+    "draw_variants",
     "match_intensity",
 )
 

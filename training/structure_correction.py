@@ -41,8 +41,7 @@ class Samples(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
         i = self.lottery.draw(rng)
-        mirrored = slice(None, None, -1 if rng.random() < 0.5 else 1)
-        images = {name: self.arrays[name][i][..., mirrored].copy() for name in ("clean", "degraded")}
+        images = {name: self.arrays[name][i].copy() for name in ("clean", "degraded")}
         numbers = {name: torch.tensor(self.arrays[name][i]) for name in ("phrase", "mu", "sigma")}
         return {
             **{name: torch.from_numpy(image).float() / 255 for name, image in images.items()},

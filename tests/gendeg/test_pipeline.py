@@ -142,6 +142,31 @@ def test_a_model_has_its_own_settings_for_each_degradation(compact, photo, tmp_p
     assert batches == [2, 2, 1, 1] + 4 * [1, 1], "guidance costs only where it is"
 
 
+def test_a_seed_draws_the_direction_of_a_blur(compact, photo, tmp_path):
+    settings = {name: value for name, value in compact.config.items() if name in ("resolution", "num_inference_steps")}
+    GenDegPipeline(**compact.components, **settings, draw_variants=True).save_pretrained(tmp_path)
+    own = load_pipeline(tmp_path, device="cpu")
+    phrases = []
+    write = own.prompt
+    own.prompt = lambda caption, phrase: phrases.append(phrase) or write(caption, phrase)
+
+    def run(photos, degradation, generator, **options):
+        own(photos, degradation, generator=generator, num_inference_steps=1, **options)
+        drawn = list(phrases)
+        phrases.clear()
+        return drawn
+
+    variants = DEGRADATIONS["motion_blur"].variants
+    drawn = run([photo] * 40, "motion_blur", _seeded(1))
+    assert set(drawn) == set(variants)
+    assert run([photo] * 40, "motion_blur", _seeded(1)) == drawn
+    each = run([photo] * 3, "motion_blur", [_seeded(i) for i in range(3)])
+    assert run(photo, "motion_blur", _seeded(2)) == each[2:], "as in a batch"
+    assert run(photo, "motion_blur", None)[0] in variants
+    assert run(photo, "motion_blur", None, phrase="in blurry conditions") == ["in blurry conditions"]
+    assert run(photo, "haze", None) == ["in hazy conditions"]
+
+
 def test_paper_process_saves_and_loads(paper, photo, tmp_path):
     paper.save_pretrained(tmp_path)
     loaded = load_pipeline(tmp_path, device="cpu")

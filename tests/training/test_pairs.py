@@ -28,7 +28,8 @@ def test_simulates_a_wanted_intensity(name):
         measured = intensity(photo[None], pair.degraded[None])
         assert pair.mu == pytest.approx(mu, abs=0.015)
         assert (pair.mu, pair.sigma) == pytest.approx([float(v) for v in measured], abs=1e-5)
-        assert pair.phrase in (DEGRADATIONS[name].phrase, *dict(DEGRADATIONS[name].mixed_phrases).values())
+        kind = DEGRADATIONS[name]
+        assert pair.phrase in (kind.phrase, *dict(kind.mixed_phrases).values(), *kind.variants)
         reached.append(pair.mu)
     assert reached == sorted(reached)
 

@@ -109,6 +109,16 @@ def test_blur_leaves_the_scene_in_place(name):
     assert (light.sum(0) * rows).sum() / light.sum() == pytest.approx(64, abs=0.3)
 
 
+@pytest.mark.parametrize("angle, step", [(0, (0, 1)), (45, (-1, 1)), (90, (1, 0)), (135, (1, 1))])
+def test_direction_of_a_blur(angle, step):
+    for clean in photographs():
+        moved = [clean.roll((i * step[0], i * step[1]), (1, 2)) for i in range(9)]
+        blurred = torch.stack(moved).mean(0)
+        assert abs((motion_blur.direction(clean, blurred) - angle + 90) % 180 - 90) <= 22
+        assert motion_blur.direction(clean, clean) is None
+        assert motion_blur.direction(clean, F.avg_pool2d(clean, 5, stride=1, padding=2)) is None, "out of focus"
+
+
 def test_fractal_noise_is_standard_normal_and_smooth():
     noise = fractal_noise(400, 40, 56, torch.Generator().manual_seed(0), scale=16.0, octaves=3)
     assert noise.shape == (400, 1, 40, 56)

@@ -62,10 +62,18 @@ def simulate(clean: torch.Tensor, degradation: str, mu: float, sigma: float, gen
             phrase = kind.phrase
             if name in MIXED and torch.rand((), generator=generator) < 0.5:
                 phrase = kind.mixed_phrases[0][1]
+            if kind.variants:
+                phrase = blur_phrase(clean, degraded[i])
             best = float(miss[i]), Simulated(degraded[i], float(reached_mu[i]), float(reached_sigma[i]), name, phrase)
         if best[0] < _NEAR_ENOUGH:
             break
     return best[1]
+
+
+def blur_phrase(clean: torch.Tensor, blurred: torch.Tensor) -> str:
+    """What a prompt may say of a motion blur: its direction, if it has one. Images [3, H, W]."""
+    kind, angle = get_degradation("motion_blur"), motion_blur.direction(clean, blurred)
+    return kind.phrase if angle is None else kind.variants[round(angle / 180 * len(kind.variants)) % len(kind.variants)]
 
 
 def _reach(render: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor, mu: float) -> torch.Tensor:

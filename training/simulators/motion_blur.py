@@ -21,6 +21,8 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 # Farthest that a path goes from its centre at strength 1, in pixels: kernels are up to 41 pixels wide.
 _REACH = 20
 _INSTANTS = 96
+_ANGLES = 24  # told apart by `direction`
+_DIRECTED = 0.75  # energy left along the blur, in relation to that across it, above which it has no direction
 
 
 def linear_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
@@ -64,6 +66,29 @@ def uneven_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
         return to_display(torch.lerp(slow, fast, region))
 
     return render
+
+
+def direction(clean: torch.Tensor, blurred: torch.Tensor) -> float | None:
+    """The direction that an image has been blurred along: where its gradients have lost most of their energy.
+
+    Args:
+        clean, blurred: [3, H, W].
+
+    Returns:
+        Degrees counter-clockwise from the horizontal, from 0 to 180, mostly right within 10; None if it has been blurred
+        in all directions alike, or hardly.
+    """
+    angle = torch.arange(_ANGLES) * (math.pi / _ANGLES)
+    energies = []
+    for image in (clean, blurred):
+        grey = image.mean(0)
+        across, up = grey[1:-1, 2:] - grey[1:-1, :-2], grey[:-2, 1:-1] - grey[2:, 1:-1]
+        along = angle.cos()[:, None, None] * across + angle.sin()[:, None, None] * up
+        energies.append(along.square().mean((1, 2)))
+    left = energies[1] / energies[0].clamp(min=1e-8)
+    if left.min() > _DIRECTED * left.max():
+        return None
+    return float(left.argmin()) * 180 / _ANGLES
 
 
 def _uniform_blur(clean: torch.Tensor, path: torch.Tensor) -> Render:
