@@ -38,6 +38,7 @@ class GenDegOutput(BaseOutput):
         clean: the ground truths they pair with, in the same form, so that a pair differs by the degradation and not by
             the codec: the clean images themselves where structure was corrected, else their codec round trips.
         degradation_maps: |clean - degraded|, in the same form.
+        prompts: what the text encoder was told of each image.
         mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
         structure_correction: whether the structure of the degraded images was corrected.
         uncorrected: the degraded images before that and before matching, in the same form; None where it was not.
@@ -46,6 +47,7 @@ class GenDegOutput(BaseOutput):
     images: list[Image.Image] | np.ndarray | torch.Tensor
     clean: list[Image.Image] | np.ndarray | torch.Tensor
     degradation_maps: list[Image.Image] | np.ndarray | torch.Tensor
+    prompts: list[str]
     mu: list[float]
     sigma: list[float]
     structure_correction: bool
@@ -94,7 +96,7 @@ class GenDegPipeline(DiffusionPipeline):
         num_inference_steps, image_guidance_scale, match_intensity: defaults of a call.
         guidance_scale: default of a call, one number or one for each degradation, {name: number}.
         temperature: defaults of a call, {name of a degradation: [coarse, fine]}; None: [1, 1] for all.
-        draw_variants: whether the model knows the phrases of `Degradation.variants`; a call then draws one for each image.
+        draw_variants: whether the model knows the phrases of `Degradation.variants`: a call draws one an image.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -155,7 +157,7 @@ class GenDegPipeline(DiffusionPipeline):
         mu: float | Sequence[float | None] | None = None,
         sigma: float | Sequence[float | None] | None = None,
         prompt: str | Sequence[str] | None = None,
-        phrase: str | None = None,
+        phrase: str | Sequence[str | None] | None = None,
         resolution: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -175,8 +177,8 @@ class GenDegPipeline(DiffusionPipeline):
             degradation: one of the six.
             mu, sigma: asked intensity, for all or one each; None leaves it to the model.
             prompt: caption of the scene, for all or one each; the degradation's phrase is put behind it.
-            phrase: instead of the degradation's own, or of the one of its variants that would be drawn, e.g.
-                "in snowy and hazy conditions".
+            phrase: instead of the degradation's own, or of the variant that would be drawn; for all or one each; for
+                example "in snowy and hazy conditions".
             resolution: short side in pixels instead of the model's own.
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
             temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; instead of the model's
@@ -215,8 +217,8 @@ class GenDegPipeline(DiffusionPipeline):
 
         clean = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, self.unet.dtype)
         clean_latents = self.encode(clean)
-        phrases = [phrase] * len(images) if phrase else self._phrases(degradation, len(images), generator)
-        prompts = [self.prompt(*both) for both in zip(prompts, phrases, strict=True)]
+        own, asked = self._phrases(degradation, len(images), generator), _per_image(phrase, len(images), "phrase")
+        prompts = [self.prompt(p, a or o) for p, a, o in zip(prompts, asked, own, strict=True)]
         context = self.encode_context(prompts, mus, sigmas)
         null_context = self.encode_context([""] * len(images), None, None)
         latents = self.denoise(
@@ -246,6 +248,7 @@ class GenDegPipeline(DiffusionPipeline):
             images=_convert(degraded, output_type),
             clean=_convert(clean, output_type),
             degradation_maps=_convert(degradation_map(clean, degraded), output_type),
+            prompts=prompts,
             mu=reached_mu.tolist(),
             sigma=reached_sigma.tolist(),
             structure_correction=correct,

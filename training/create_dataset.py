@@ -21,7 +21,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -117,48 +116,46 @@ class PairMaker:
     def _attempt(
         self, batch: Batch, waiting: list[tuple[Photo, np.ndarray]], attempt: int
     ) -> Iterator[tuple[Photo, np.ndarray, dict[str, Any], np.ndarray, np.ndarray]]:
-        """(photo, image, row, degraded, clean) of one image each. A call of the pipeline has one phrase."""
-        degradation = DEGRADATIONS[batch.degradation]
-        drawn = []
-        for photo, image in waiting:
-            asked, seed = draw(self.settings.seed, photo.path, degradation.name, batch.copy, attempt)
-            drawn.append((degradation.phrase_for(asked.dataset), photo, image, asked, seed))
-        drawn.sort(key=lambda sample: sample[0])
-        for phrase, group in groupby(drawn, key=lambda sample: sample[0]):
-            _, photos, images, asked, seeds = zip(*group, strict=True)
-            output = self.pipeline(
-                list(images),
-                degradation.name,
-                mu=[sample.mu for sample in asked],
-                sigma=[sample.sigma for sample in asked],
-                prompt=[photo.caption for photo in photos],
-                phrase=phrase,
-                resolution=self.settings.resolution,
-                num_inference_steps=self.settings.steps,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                output_type="pt",
-            )
-            degraded, clean = ((part * 255).round().to(torch.uint8).cpu() for part in (output.images, output.clean))
-            mu, sigma = (values.tolist() for values in intensity(clean / 255, degraded / 255))
-            for i, photo in enumerate(photos):
-                name = image_name(photo.path)
-                row = {
-                    "file_name": f"degraded/{degradation.name}/{name}-{batch.copy}.png",
-                    "clean_file_name": f"clean/{name}{'' if output.structure_correction else '-codec'}.png",
-                    **_sample(photo, batch),
-                    "prompt": self.pipeline.prompt(photo.caption, phrase),
-                    "mu_asked": round(asked[i].mu, 6),
-                    "sigma_asked": round(asked[i].sigma, 6),
-                    "mu_reached": round(mu[i], 6),
-                    "sigma_reached": round(sigma[i], 6),
-                    "source_dataset": asked[i].dataset,
-                    "uniform_intensity": asked[i].uniform,
-                    "structure_correction": output.structure_correction,
-                    "model": self.settings.model,
-                    "seed": seeds[i],
-                    "attempts": attempt,
-                }
-                yield photo, images[i], row, *(part[i].permute(1, 2, 0).numpy() for part in (degraded, clean))
+        """(photo, image, row, degraded, clean) of one image each."""
+        if not waiting:
+            return
+        degradation, name = DEGRADATIONS[batch.degradation], batch.degradation
+        drawn = [draw(self.settings.seed, photo.path, name, batch.copy, attempt) for photo, _ in waiting]
+        # None where the data set has no phrase of its own.
+        phrases = [dict(degradation.mixed_phrases).get(asked.dataset) for asked, _ in drawn]
+        output = self.pipeline(
+            [image for _, image in waiting],
+            name,
+            mu=[asked.mu for asked, _ in drawn],
+            sigma=[asked.sigma for asked, _ in drawn],
+            prompt=[photo.caption for photo, _ in waiting],
+            phrase=phrases,
+            resolution=self.settings.resolution,
+            num_inference_steps=self.settings.steps,
+            generator=[torch.Generator().manual_seed(seed) for _, seed in drawn],
+            output_type="pt",
+        )
+        degraded, clean = ((part * 255).round().to(torch.uint8).cpu() for part in (output.images, output.clean))
+        mu, sigma = (values.tolist() for values in intensity(clean / 255, degraded / 255))
+        for i, ((photo, image), (asked, seed)) in enumerate(zip(waiting, drawn, strict=True)):
+            file = image_name(photo.path)
+            row = {
+                "file_name": f"degraded/{name}/{file}-{batch.copy}.png",
+                "clean_file_name": f"clean/{file}{'' if output.structure_correction else '-codec'}.png",
+                **_sample(photo, batch),
+                "prompt": output.prompts[i],
+                "mu_asked": round(asked.mu, 6),
+                "sigma_asked": round(asked.sigma, 6),
+                "mu_reached": round(mu[i], 6),
+                "sigma_reached": round(sigma[i], 6),
+                "source_dataset": asked.dataset,
+                "uniform_intensity": asked.uniform,
+                "structure_correction": output.structure_correction,
+                "model": self.settings.model,
+                "seed": seed,
+                "attempts": attempt,
+            }
+            yield photo, image, row, *(part[i].permute(1, 2, 0).numpy() for part in (degraded, clean))
 
 
 def _sample(photo: Photo, batch: Batch) -> dict[str, Any]:

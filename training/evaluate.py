@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -127,14 +128,24 @@ def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0)
 # ------------------------------------------------------------------------------------------------------ structure
 
 
-def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> tuple[torch.Tensor, list[float], list[float]]:
-    """Photographs [N, 3, H, W] degraded by the simulators at real intensities: (degraded, mu, sigma reached)."""
+class Simulated(NamedTuple):
+    """degraded: [N, 3, H, W] in [0, 1]; phrases, mu, sigma: of each."""
+
+    degraded: torch.Tensor
+    phrases: list[str]
+    mu: list[float]
+    sigma: list[float]
+
+
+def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> Simulated:
+    """Photographs [N, 3, H, W] degraded by the simulators at real intensities."""
     asked = real_intensities(degradation, len(photos), seed)
     pairs = [
         simulate(photo, degradation, *asked[i], torch.Generator().manual_seed(seed + i))
         for i, photo in enumerate(tqdm(photos, desc=f"simulating {degradation}"))
     ]
-    return torch.stack([p.degraded for p in pairs]), [p.mu for p in pairs], [p.sigma for p in pairs]
+    degraded = torch.stack([pair.degraded for pair in pairs])
+    return Simulated(degraded, *map(list, zip(*((p.phrase, p.mu, p.sigma) for p in pairs), strict=True)))
 
 
 @torch.no_grad()
@@ -147,17 +158,15 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
     """
     table = {}
     for name in (n for n, d in DEGRADATIONS.items() if d.structure_correction):
-        degraded, mu, sigma = simulated_pairs(photos, name, seed)
+        pairs = simulated_pairs(photos, name, seed)
         ease = 0.7 + 0.3 * torch.rand(len(photos), generator=torch.Generator().manual_seed(seed))
         asked = real_intensities(name, len(photos), seed)
         measured = []
         for chunk in tqdm(range(0, len(photos), 8), desc=name):
             part = slice(chunk, chunk + 8)
             seeds = [seed + i for i in range(*part.indices(len(photos)))]
-            phrases = [DEGRADATIONS[name].phrase] * len(seeds)
-            predicted = one_step(
-                pipeline, photos[part], degraded[part], phrases, mu[part], sigma[part], ease[part], seeds
-            )[0]
+            conditions = pairs.phrases[part], pairs.mu[part], pairs.sigma[part]
+            predicted = one_step(pipeline, photos[part], pairs.degraded[part], *conditions, ease[part], seeds)[0]
             corrected = pipeline.correct_structure(photos[part], predicted)
             generators = [torch.Generator().manual_seed(s) for s in seeds]
             asked_part = {"mu": asked[part, 0], "sigma": asked[part, 1]}
@@ -168,10 +177,10 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
             before = intensity(round_trip, output.uncorrected)
             row = {
-                "psnr": psnr(predicted, degraded[part]),
-                "psnr_corrected": psnr(corrected, degraded[part]),
-                "ssim": ssim(predicted, degraded[part]),
-                "ssim_corrected": ssim(corrected, degraded[part]),
+                "psnr": psnr(predicted, pairs.degraded[part]),
+                "psnr_corrected": psnr(corrected, pairs.degraded[part]),
+                "ssim": ssim(predicted, pairs.degraded[part]),
+                "ssim_corrected": ssim(corrected, pairs.degraded[part]),
                 "mu_moves": (torch.tensor(output.mu) - before[0]).abs(),
                 "sigma_moves": (torch.tensor(output.sigma) - before[1]).abs(),
                 "detail_psnr": _detail(output.clean, output.uncorrected, output.uncorrected),
@@ -229,7 +238,7 @@ def evaluate_restorers(restorers: list[Restorer], photos: torch.Tensor, seed: in
     """
     table = {}
     for name in [*DEGRADATIONS, "clean"]:
-        degraded = photos if name == "clean" else simulated_pairs(photos, name, seed)[0]
+        degraded = photos if name == "clean" else simulated_pairs(photos, name, seed).degraded
         before = torch.stack([psnr(degraded, photos), ssim(degraded, photos)])
         row = {} if name == "clean" else {"psnr": float(before[0].mean()), "ssim": float(before[1].mean())}
         for restorer in restorers:

@@ -75,8 +75,8 @@ def direction(clean: torch.Tensor, blurred: torch.Tensor) -> float | None:
         clean, blurred: [3, H, W].
 
     Returns:
-        Degrees counter-clockwise from the horizontal, from 0 to 180, mostly right within 10; None if it has been blurred
-        in all directions alike, or hardly.
+        Degrees counter-clockwise from the horizontal, from 0 to 180, mostly right within 10; None if it is blurred in
+        all directions alike.
     """
     angle = torch.arange(_ANGLES) * (math.pi / _ANGLES)
     energies = []
