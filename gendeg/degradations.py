@@ -24,8 +24,8 @@ class Degradation:
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
-            the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned faster
-            than degrees.
+            the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
+            faster than a number.
     """
 
     name: str
@@ -81,7 +81,12 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.005, 0.095),
             (0.030, 0.045),
             (0.003, 0.12),
-            variants=tuple(f"in blurry conditions, {way} motion" for way in ("sideways", "rising", "vertical", "falling")),
+            variants=(
+                "in blurry conditions, sideways motion",
+                "in blurry conditions, rising motion",
+                "in blurry conditions, vertical motion",
+                "in blurry conditions, falling motion",
+            ),
         ),
         Degradation(
             "raindrop",
