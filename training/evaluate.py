@@ -128,7 +128,7 @@ def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0)
 # ------------------------------------------------------------------------------------------------------ structure
 
 
-class Simulated(NamedTuple):
+class TestPairs(NamedTuple):
     """degraded: [N, 3, H, W] in [0, 1]; phrases, mu, sigma: of each."""
 
     degraded: torch.Tensor
@@ -137,7 +137,7 @@ class Simulated(NamedTuple):
     sigma: list[float]
 
 
-def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> Simulated:
+def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> TestPairs:
     """Photographs [N, 3, H, W] degraded by the simulators at real intensities."""
     asked = real_intensities(degradation, len(photos), seed)
     pairs = [
@@ -145,7 +145,7 @@ def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> Simula
         for i, photo in enumerate(tqdm(photos, desc=f"simulating {degradation}"))
     ]
     degraded = torch.stack([pair.degraded for pair in pairs])
-    return Simulated(degraded, *map(list, zip(*((p.phrase, p.mu, p.sigma) for p in pairs), strict=True)))
+    return TestPairs(degraded, *map(list, zip(*((p.phrase, p.mu, p.sigma) for p in pairs), strict=True)))
 
 
 @torch.no_grad()

@@ -1,0 +1,76 @@
+"""Evaluation: its tables say of what is known what is so, and its commands write them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from gendeg import GenDegPipeline, load_pipeline
+from gendeg.degradations import DEGRADATIONS
+from gendeg.structure_correction import StructureCorrection
+from restorers import load_restorer
+from training import evaluate
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_pipeline_folder: Path) -> GenDegPipeline:
+    """At the evaluation's size, with a structure correction that corrects nothing yet."""
+    module = StructureCorrection(width=4, enc_blk_nums=[1], middle_blk_num=1, dec_blk_nums=[1])
+    torch.nn.init.zeros_(module.ending.weight), torch.nn.init.zeros_(module.ending.bias)
+    components = load_pipeline(tiny_pipeline_folder, device="cpu").components | {"structure_correction": module}
+    return GenDegPipeline(**components, resolution=evaluate.SIZE, num_inference_steps=1, guidance_scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def photos() -> torch.Tensor:
+    return evaluate.evaluation_squares(None)[:3]
+
+
+def test_what_is_left_as_it_is_gains_nothing(photos: torch.Tensor, tiny_restorers_folder: Path) -> None:
+    class Same:
+        name = "same"
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+    table = evaluate.evaluate_restorers([Same(), load_restorer(tiny_restorers_folder / "nafnet")], photos)
+    assert list(table) == [*DEGRADATIONS, "clean"]
+    for name in DEGRADATIONS:
+        assert table[name]["same_psnr"] == table[name]["same_ssim"] == 0
+        assert 8 < table[name]["psnr"] < 45 and 0.2 < table[name]["ssim"] < 1
+        assert table[name]["nafnet_psnr"] != 0
+    assert table["clean"]["same_psnr"] == float("inf") and table["clean"]["same_ssim"] == pytest.approx(1)
+
+
+def test_a_correction_of_nothing_changes_nothing(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:
+    table = evaluate.evaluate_structure(pipeline, photos)
+    assert list(table) == [name for name, degradation in DEGRADATIONS.items() if degradation.structure_correction]
+    for row in table.values():
+        for measure in ("psnr", "ssim", "detail_psnr", "gradients"):
+            assert row[f"{measure}_corrected"] == pytest.approx(row[measure], abs=1e-5)
+        assert 0 < row["ssim"] <= 1 and -1 <= row["gradients"] <= 1
+
+
+def test_control_is_better_where_maps_are_matched(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:
+    plain, matched = (evaluate.evaluate_control(pipeline, photos, match) for match in (False, True))
+    for name in DEGRADATIONS:
+        assert matched[name]["mu_error"] <= plain[name]["mu_error"] + 1e-6
+        assert all(-1 <= plain[name][f"{number}_rank_correlation"] <= 1 for number in ("mu", "sigma"))
+
+
+def test_command(
+    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+        evaluate.main()
+
+    run("codec", "--model", tiny_pipeline_folder, "--limit", 2, "--output", tmp_path / "codec.json")
+    table = json.loads((tmp_path / "codec.json").read_text())["codec"]
+    assert table["photographs"] == 2 and table["psnr_worst"] <= table["psnr_mean"]
+    assert f"| codec | 2.000 | {table['psnr_mean']:.3f} |" in capsys.readouterr().out
+    run("sheet", "--model", tiny_pipeline_folder, "--choose", *range(6), "--output", tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").size == (4 * evaluate.SIZE + 3 * 4, 6 * (evaluate.SIZE + 20))
