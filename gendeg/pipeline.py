@@ -96,7 +96,8 @@ class GenDegPipeline(DiffusionPipeline):
         num_inference_steps, image_guidance_scale, match_intensity: defaults of a call.
         guidance_scale: default of a call, one number or one for each degradation, {name: number}.
         temperature: defaults of a call, {name of a degradation: [coarse, fine]}; None: [1, 1] for all.
-        draw_variants: whether the model knows the phrases of `Degradation.variants`: a call draws one an image.
+        draw_variants: whether the model knows the phrases of `Degradation.variants`. Then a call draws one for each
+            image, and text guidance leads there from the plain phrase instead of from the empty prompt.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -217,10 +218,13 @@ class GenDegPipeline(DiffusionPipeline):
 
         clean = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, self.unet.dtype)
         clean_latents = self.encode(clean)
-        own, asked = self._phrases(degradation, len(images), generator), _per_image(phrase, len(images), "phrase")
+        null_context = self.encode_context([""] * len(images), None, None)
+        own, asked = [degradation.phrase] * len(images), _per_image(phrase, len(images), "phrase")
+        if self.config.draw_variants and degradation.variants:  # guidance is towards the one that is drawn
+            null_context = self.encode_context([self.prompt(p, degradation.phrase) for p in prompts], mus, sigmas)
+            own = _drawn(degradation.variants, len(images), generator)
         prompts = [self.prompt(p, a or o) for p, a, o in zip(prompts, asked, own, strict=True)]
         context = self.encode_context(prompts, mus, sigmas)
-        null_context = self.encode_context([""] * len(images), None, None)
         latents = self.denoise(
             clean_latents,
             context,
@@ -254,15 +258,6 @@ class GenDegPipeline(DiffusionPipeline):
             structure_correction=correct,
             uncorrected=_convert(uncorrected, output_type) if correct else None,
         )
-
-    def _phrases(
-        self, degradation: Degradation, count: int, generator: torch.Generator | list[torch.Generator] | None
-    ) -> list[str]:
-        if not (self.config.draw_variants and degradation.variants):
-            return [degradation.phrase] * count
-        generators = generator if isinstance(generator, list) else [generator] * count
-        drawn = (torch.rand((), generator=g, device=g.device if g else None) for g in generators)
-        return [degradation.variants[int(share * len(degradation.variants))] for share in drawn]
 
     def _corrects(self, degradation: Degradation, asked: bool | str) -> bool:
         if asked not in (True, False, "auto"):
@@ -386,6 +381,12 @@ class GenDegPipeline(DiffusionPipeline):
                     {"latents": latents, "predicted": latents if predicted is None else predicted},
                 )
         return latents
+
+
+def _drawn(choices: Sequence[str], count: int, generator: torch.Generator | list[torch.Generator] | None) -> list[str]:
+    generators = generator if isinstance(generator, list) else [generator] * count
+    shares = [torch.rand((), generator=g, device=g.device if g else None) for g in generators]
+    return [choices[int(share * len(choices))] for share in shares]
 
 
 def _to_tensors(image: ImageInput | Sequence[ImageInput]) -> list[torch.Tensor]:

@@ -146,15 +146,9 @@ def test_a_seed_draws_the_direction_of_a_blur(compact, photo, tmp_path):
     settings = {name: value for name, value in compact.config.items() if name in ("resolution", "num_inference_steps")}
     GenDegPipeline(**compact.components, **settings, draw_variants=True).save_pretrained(tmp_path)
     own = load_pipeline(tmp_path, device="cpu")
-    phrases = []
-    write = own.prompt
-    own.prompt = lambda caption, phrase: phrases.append(phrase) or write(caption, phrase)
 
     def run(photos, degradation, generator, **options):
-        own(photos, degradation, generator=generator, num_inference_steps=1, **options)
-        drawn = list(phrases)
-        phrases.clear()
-        return drawn
+        return own(photos, degradation, generator=generator, num_inference_steps=1, **options).prompts
 
     variants = DEGRADATIONS["motion_blur"].variants
     drawn = run([photo] * 40, "motion_blur", _seeded(1))
@@ -164,7 +158,15 @@ def test_a_seed_draws_the_direction_of_a_blur(compact, photo, tmp_path):
     assert run(photo, "motion_blur", _seeded(2)) == each[2:], "as in a batch"
     assert run(photo, "motion_blur", None)[0] in variants
     assert run(photo, "motion_blur", None, phrase="in blurry conditions") == ["in blurry conditions"]
+    assert run(photo, "motion_blur", None, prompt="a dog")[0].removeprefix("a dog, ") in variants
     assert run(photo, "haze", None) == ["in hazy conditions"]
+
+    def towards(phrase, scale):
+        options = {"phrase": phrase, "guidance_scale": scale, "num_inference_steps": 1, "output_type": "pt"}
+        return own(photo, "motion_blur", generator=_seeded(), **options).images
+
+    torch.testing.assert_close(towards("in blurry conditions", 5.0), towards("in blurry conditions", 1.0))
+    assert not torch.allclose(towards(variants[0], 5.0), towards(variants[0], 1.0), atol=1e-4)
 
 
 def test_paper_process_saves_and_loads(paper, photo, tmp_path):
