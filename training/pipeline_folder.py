@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,7 @@ def write_pipeline(
     """
     halves = {k: copy.deepcopy(v).half() if isinstance(v, nn.Module) else v for k, v in components.items()}
     GenDegPipeline(**halves, **settings).save_pretrained(folder, max_shard_size=max_shard_size)
+    for file in folder.glob("*/config.json"):  # where a component was loaded from is nobody's business
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -88,6 +88,8 @@ def test_structure_correction_is_trained_into_a_pipeline(trained):
     _run("structure_correction", RECIPES / "structure-smoke.yaml", "--model", model, "--output", trained / "structure")
     before, after = (load_pipeline(f, device="cpu") for f in (model, trained / "structure" / "pipeline"))
     assert before.structure_correction is None
+    for file in (trained / "structure" / "pipeline").rglob("*.json"):
+        assert str(trained) not in file.read_text(encoding="utf-8"), f"{file.name} names a folder of this machine"
     assert bool((after.structure_correction.ending.weight != 0).any())
     for name in ("unet", "vae", "text_encoder", "intensity_projection"):
         states = [getattr(pipeline, name).state_dict() for pipeline in (before, after)]
