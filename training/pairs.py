@@ -227,9 +227,9 @@ class Crops(Dataset):
         sources: what has `pair(rng)`, each with its share of the samples; images smaller than `crop` are mirrored.
         clean_share: share of samples whose degraded image is the clean one: what is fine must stay. Half of them have
             grain, as photographs on film do, which must not be taken for the noise of low light.
-        tone_share: share of samples whose tones are changed, in both images alike: by a gamma between a half and two, a
-            contrast between a half and one, and another order of the colours. Few photographs are dark, dull or pale,
-            and those must not be taken for low light or haze.
+        exposure_share: share of samples that are made darker or brighter, both images alike, by a gamma between a
+            half and two: few photographs are dark or pale, and those must not be taken for low light or haze. Contrast
+            is left alone: a duller copy with lifted shadows is what haze makes, and who learns to keep it keeps haze.
     """
 
     def __init__(
@@ -237,11 +237,11 @@ class Crops(Dataset):
         sources: list[tuple[StoredPairs | PairFolder, float]],
         crop: int,
         clean_share: float,
-        tone_share: float,
+        exposure_share: float,
         seed: int,
     ):
         self.sources, self.crop, self.seed = [s for s, _ in sources], crop, seed
-        self.clean_share, self.tone_share = clean_share, tone_share
+        self.clean_share, self.exposure_share = clean_share, exposure_share
         shares = np.array([share for _, share in sources])
         self.shares = shares / shares.sum()
 
@@ -255,8 +255,9 @@ class Crops(Dataset):
         if rng.random() < 0.5:
             pair = pair[..., ::-1]
         clean, degraded = torch.from_numpy(pair.copy()).float() / 255
-        if rng.random() < self.tone_share:
-            clean, degraded = with_other_tones(torch.stack([clean, degraded]), rng)
+        if rng.random() < self.exposure_share:
+            gamma = 2 ** rng.uniform(-1, 1)
+            clean, degraded = clean**gamma, degraded**gamma
         if rng.random() < self.clean_share:
             degraded = clean = with_grain(clean, rng) if rng.random() < 0.5 else clean
         return {"degraded": degraded, "clean": clean}
@@ -272,10 +273,3 @@ def with_grain(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         grain = torch.nn.functional.avg_pool2d(grain, 3, stride=1, padding=1)
         grain = grain / grain.std()
     return (image + deviation * grain).clamp(0, 1)
-
-
-def with_other_tones(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Change gamma, contrast and the order of the colours of images [B, 3, H, W] in [0, 1], of all alike."""
-    images = images[:, rng.permutation(3)] ** (2 ** rng.uniform(-1, 1))
-    contrast = rng.uniform(0.5, 1)
-    return contrast * images + (1 - contrast) * rng.uniform(0, 1)
