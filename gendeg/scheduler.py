@@ -116,8 +116,9 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             temperature: factors on s in the channel of the smallest s, the coarsest, and in that of the largest, the
-                finest; a geometric mean in the others. Below 1, in sampling, less is left to noise that the network has
-                not learned to undo: fine patterns follow from the coarse ones, or both from the photograph.
+                finest; a geometric mean in the others. Smooth noise has the coarsest one's. Below 1, in sampling, less is
+                left to noise that the network has not learned to undo: fine patterns follow from the coarse ones, or
+                both from the photograph.
         """
 
         def draw(height: int, width: int) -> torch.Tensor:
@@ -130,8 +131,8 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         noise = coarse ** (1 - fineness) * fine**fineness * scale * draw(height, width)
         for cell in _SMOOTH_CELLS:
             lattice = draw(height // cell + 2, width // cell + 2)
-            smooth = torch.nn.functional.interpolate(lattice, scale_factor=cell, mode="bilinear")
-            noise += self.per_channel(self.config.smooth_noise_scale, like) * smooth[..., :height, :width]
+            smooth = torch.nn.functional.interpolate(lattice, scale_factor=cell, mode="bicubic")
+            noise += coarse * self.per_channel(self.config.smooth_noise_scale, like) * smooth[..., :height, :width]
         return self.per_channel(self.config.residual_std, like) * noise
 
     def predicted(
