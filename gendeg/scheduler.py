@@ -116,9 +116,9 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             temperature: factors on s in the channel of the smallest s, the coarsest, and in that of the largest, the
-                finest; a geometric mean in the others. Smooth noise has the coarsest one's. Below 1, in sampling, less is
-                left to noise that the network has not learned to undo: fine patterns follow from the coarse ones, or
-                both from the photograph.
+                finest; a geometric mean in the others. Smooth noise has the coarsest one's. Below 1, in sampling, less
+                is left to noise that the network has not learned to undo: fine patterns follow from the coarse ones,
+                or both from the photograph.
         """
 
         def draw(height: int, width: int) -> torch.Tensor:
