@@ -112,12 +112,15 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
 
 
 def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 3) -> Image.Image:
-    """Rows: a photograph each, clean and at three intensities of one degradation, labelled with what was reached."""
+    """Rows: a photograph each, clean and at three intensities of one degradation, labelled with what was reached.
+
+    The seed is a row's own throughout, so that nothing but the intensity changes; blur goes sideways with the default.
+    """
     rows = []
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
         mus, sigmas = zip(*SHEET_INTENSITIES[name], strict=True)
         photo = photos[row].expand(3, -1, -1, -1)
-        generators = [torch.Generator().manual_seed(seed) for _ in mus]  # nothing but the intensity changes
+        generators = [torch.Generator().manual_seed(seed) for _ in mus]
         output = pipeline(photo, name, mu=mus, sigma=sigmas, generator=generators)
         reached = zip(output.images, output.mu, output.sigma, strict=True)
         degraded = [(image, f"{degradation.label}: mu {mu:.3f}  sigma {sigma:.3f}") for image, mu, sigma in reached]
