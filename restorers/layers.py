@@ -31,6 +31,16 @@ def simple_gate(x: torch.Tensor) -> torch.Tensor:
     return first * second
 
 
+def halves(conv: nn.Conv2d) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Weight and bias of the first and of the second half of the output channels.
+
+    Made apart, the halves of a gate lie in memory on their own; cut apart, they are interleaved pixel by pixel, and
+    work on so few channels at a time takes longer than the convolution.
+    """
+    biases = (None, None) if conv.bias is None else conv.bias.chunk(2)
+    return list(zip(conv.weight.chunk(2), biases, strict=True))
+
+
 def reflected(start: int, stop: int, size: int) -> torch.Tensor:
     """Indices into an axis of `size` for positions start .. stop - 1, mirrored at both ends as often as it takes.
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import pad
+from torch.nn.functional import conv2d, pad
 
-from restorers.layers import LayerNorm2d, round_up, simple_gate
+from restorers.layers import LayerNorm2d, halves, round_up
 
 
 class NAFBlock(nn.Module):
@@ -34,9 +34,24 @@ class NAFBlock(nn.Module):
         self.norm2 = LayerNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gated = simple_gate(self.conv2(self.conv1(self.norm1(x))))
-        x = torch.addcmul(x, self.conv3(gated * self.sca(gated)), self.beta)
-        return torch.addcmul(x, self.conv5(simple_gate(self.conv4(self.norm2(x)))), self.gamma)
+        # The same sums in another order: factors on channels go into the weights, and see `halves`.
+        normed = self.norm1(x)
+        first, second = (
+            conv2d(conv2d(normed, *expand), *depthwise, padding=1, groups=len(depthwise[0]))
+            for expand, depthwise in zip(halves(self.conv1), halves(self.conv2), strict=True)
+        )
+        gated, beta, gamma = first * second, self.beta.flatten(), self.gamma.flatten()
+        weight = self.conv3.weight.flatten(1) * beta[:, None] * self.sca(gated).flatten(1)[:, None]
+        x = x + _linear(gated, weight, self.conv3.bias * beta)
+        normed = self.norm2(x)
+        first, second = (conv2d(normed, *expand) for expand in halves(self.conv4))
+        return x + conv2d(first * second, self.conv5.weight * gamma[:, None, None, None], self.conv5.bias * gamma)
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """1x1 convolution of [B, C, H, W] by weights of each image, [B, D, C], and bias [D]: [B, D, H, W]."""
+    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.baddbmm(bias, pixels, weight.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 class NAFNet(nn.Module):
