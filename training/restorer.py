@@ -17,7 +17,7 @@ from gendeg.degradations import DEGRADATIONS
 from restorers.architectures import NETWORKS
 from restorers.checkpoint_files import WEIGHTS, read_state_dict, save_restorer
 from restorers.registry import load_restorer
-from training.loop import LoopSettings, read_recipe, train
+from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_from, train
 from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, stored_pairs
 from training.photos import Photos
 
@@ -65,7 +65,7 @@ class RestorationLoss:
 def main() -> None:
     pairs = {"type": Path, "action": "append", "default": [], "help": "folder of pairs; may be given several times"}
     initial = {"help": "restorer to start from instead of random weights: bundled name, file or folder"}
-    recipe, args = read_recipe(__doc__, {"--pairs": pairs, "--initial": initial})
+    recipe, args = read_recipe(__doc__, {"--pairs": pairs, "--initial": initial, **FIRST_STAGE})
     folders = [PairFolder(folder) for folder in args.pairs]
     simulated_share = recipe["simulated_share"] if folders else 1.0
     torch.manual_seed(recipe["seed"])
@@ -85,7 +85,7 @@ def main() -> None:
         recipe=args.recipe.name,
         parameters=parameters,
     )
-    for number, stage in enumerate(recipe["stages"], 1):
+    for number, stage in stages_from(recipe, args.first_stage):
         sources = []
         if simulated_share > 0:
             pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])

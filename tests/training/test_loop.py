@@ -49,6 +49,11 @@ def test_learns_and_saves_the_average(tmp_path, optimizer):
     assert averaged == pytest.approx(weight, abs=0.2)
 
 
+def test_learns_in_bfloat16_too(tmp_path):
+    weight, _ = _run(tmp_path, 300, bf16_on_cpu=True)
+    assert weight == pytest.approx(3, abs=0.5)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, optimizer):
     whole = _run(tmp_path / "whole", 40, optimizer=optimizer)

@@ -50,6 +50,7 @@ def test_the_smoke_recipes_make_a_pipeline(trained):
     assert output.images[0].size == output.clean[0].size
     for stage in ("stage-1", "stage-2"):
         assert (trained / "generator" / stage / "log.csv").read_text().startswith("step,loss,error,intensity_error")
+    assert "on_true,on_generated" in (trained / "generator" / "stage-3" / "log.csv").read_text()
 
 
 def test_termination_saves_and_the_same_command_goes_on(trained, tmp_path):
@@ -123,6 +124,21 @@ def test_a_restorer_is_trained(trained, pairs, source, tmp_path):
     assert (trained / f"restorer-{source}" / "stage-2" / "log.csv").read_text().startswith("step,loss,gain")
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     assert restorer(photo).shape == photo.shape
+
+
+def test_a_trained_restorer_can_skip_the_first_stages(trained, tmp_path):
+    first = tmp_path / "first" / "restorer"
+    _run("restorer", RECIPES / "restorer-smoke.yaml", "--output", first.parent)
+    skipping = ["--initial", first, "--first-stage", 2, "--output", tmp_path / "second"]
+    _run("restorer", RECIPES / "restorer-smoke.yaml", *skipping)
+    assert [folder.name for folder in sorted((tmp_path / "second").glob("stage-*"))] == ["stage-2"]
+    result = subprocess.run(
+        _command("restorer", RECIPES / "restorer-smoke.yaml", "--first-stage", 3, "--output", tmp_path / "third"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0 and "stages 1 to 2" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("recipe", sorted(f.name for f in RECIPES.glob("restorer-*.yaml")))
