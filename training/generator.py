@@ -9,6 +9,7 @@ folder. Training runs in stages of growing image size, each of which starts from
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler, bridge_times
 from training import stable_diffusion
+from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator
 from training.codec import to_model_range
-from training.loop import LoopSettings, processes, read_recipe, train
+from training.loop import FIRST_STAGE, LoopSettings, processes, read_recipe, stages_from, train
 from training.pairs import PHRASES, ConditionDropout, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 from training.pipeline_folder import write_pipeline
@@ -120,12 +122,16 @@ class LatentPairs(Dataset):
             "degraded": degraded,
             "condition": torch.zeros_like(clean) if "image" in lost else clean,
             "tokens": self.null_tokens if "text" in lost else tokens,
+            "prompt": tokens,
+            "phrase": self.latents["phrase"][i],
+            "degradation": self.latents["degradation"][i],
             "asked_mu": missing if "mu" in lost else mu,
             "asked_sigma": missing if "sigma" in lost else sigma,
             "mu": mu,
             "sigma": sigma,
             "time": bridge_times(torch.tensor(rng.random(), dtype=torch.float32)),
             "noise": self.scheduler.draw_noise(clean[None], torch.Generator().manual_seed(int(rng.integers(2**62))))[0],
+            "noise_seed": torch.tensor(int(rng.integers(2**62))),
         }
 
 
@@ -218,12 +224,12 @@ class BridgeLoss:
         sample_weight = 0.1 / (batch["mu"] + batch["sigma"] + 0.05)
         error = ((predicted - batch["degraded"]) / scheduler.output_scale(time, noisy)).square()
         error = (self.weights.to(device) * error).mean((1, 2, 3))
-        reached, wanted = (self._intensity(end - batch["clean"]) for end in (predicted, batch["degraded"]))
+        reached, wanted = (self.intensity(end - batch["clean"]) for end in (predicted, batch["degraded"]))
         off = (reached - wanted).abs().sum(1) * batch["time"]
         loss = (sample_weight * error).mean() + self.intensity_weight * off.mean()
         return loss, {"error": error.mean(), "intensity_error": off.mean()}
 
-    def _intensity(self, residual: torch.Tensor) -> torch.Tensor:
+    def intensity(self, residual: torch.Tensor) -> torch.Tensor:
         """Mean and deviation [B, 2] of the degradation map that a residual in the latents means, but for clipping."""
         pixels = torch.einsum("pc,bchw->bphw", self.unproject.to(residual), residual).abs().flatten(1) / 2
         return torch.stack([pixels.mean(1), pixels.std(1)], dim=1)
@@ -237,6 +243,7 @@ def main() -> None:
         "--codec": {"type": Path, "help": "folder of the trained codec"},
         "--initial": {"help": "what to start from: a pipeline folder; or Stable Diffusion 1.5, a folder or on the Hub"},
         "--pairs": {"type": Path, "action": "append", "help": "folder of pairs; may be given several times"},
+        **FIRST_STAGE,
         "--push-to-hub": {"metavar": "OWNER/NAME", "help": "upload the result there"},
     }
     recipe, args = read_recipe(__doc__, options)
@@ -275,26 +282,35 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     model = Generator(recipe["model"], codec.config.latent_channels, len(tokenizer), tokenizer.eos_token_id)
     if initial:
         load_weights(model, initial)
-    for number, stage in enumerate(recipe["stages"], 1):
+    scheduler = initial.scheduler if initial else None
+    for number, stage in stages_from(recipe, args.first_stage):
         name = f"{stage['size']}-{stage['pairs']}"
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / f"pairs-{name}", recipe["workers"])
         latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt")
-        if number == 1:
-            scheduler = initial.scheduler if initial else fit_bridge(codec, latents, **recipe["bridge"])
-            save = partial(
-                save_pipeline,
-                codec=codec,
-                tokenizer=tokenizer,
-                scheduler=scheduler,
-                defaults=recipe["pipeline"],
-                folder=args.output / "pipeline",
-            )
+        scheduler = scheduler or fit_bridge(codec, latents, **recipe["bridge"])
+        save = partial(
+            save_pipeline,
+            codec=codec,
+            tokenizer=tokenizer,
+            scheduler=scheduler,
+            defaults=recipe["pipeline"],
+            folder=args.output / "pipeline",
+        )
         loss = BridgeLoss(scheduler, codec, recipe["intensity_weight"])
         data = LatentPairs(
             latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number
         )
-        train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
+        loop, folder = LoopSettings(**stage["loop"]), args.output / f"stage-{number}"
+        if "adversarial" in stage:
+            settings = dict(stage["adversarial"])
+            pair = AdversarialPair(model, Discriminator(codec.config.latent_channels, len(PHRASES)))
+            groups = pair.parameter_groups(settings.pop("discriminator_scale"))
+            sampling = recipe["pipeline"]["num_inference_steps"], recipe["pipeline"].get("temperature") or {}
+            loss = AdversarialLoss(loss, *sampling, **settings)
+            train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
+        else:
+            train(model, loss, data, loop, folder, save)
         load_weights(model, GenDegPipeline.from_pretrained(args.output / "pipeline"))
 
 
@@ -309,6 +325,10 @@ def save_pipeline(
     """Write a whole pipeline folder."""
     trained = {name: getattr(model, name) for name in ("unet", "text_encoder", "intensity_projection")}
     write_pipeline(trained | {"vae": codec, "tokenizer": tokenizer, "scheduler": scheduler}, defaults, folder)
+
+
+def _save_generator_of(pair: AdversarialPair, save: Callable[[Generator], None]) -> None:
+    save(pair.generator)
 
 
 def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:

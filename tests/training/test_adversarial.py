@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch import nn
+
+from gendeg.degradations import DEGRADATIONS
+from gendeg.scheduler import BridgeScheduler
+from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator
+
+
+class _Bridge:
+    """Stands where BridgeLoss stands; its own loss is nothing."""
+
+    def __init__(self):
+        self.scheduler, self.weights = BridgeScheduler(), torch.ones(1, 4, 1, 1)
+
+    def __call__(self, model, batch):
+        return torch.zeros(()), {}
+
+    def intensity(self, residual):
+        return residual.abs().mean((1, 2, 3))[:, None].expand(-1, 2)
+
+
+class _Generator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, latents, timestep, clean, *asked):
+        return self.conv(torch.cat([latents, clean], dim=1))
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    clean, degraded, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(3))
+    return {
+        "clean": clean,
+        "degraded": degraded,
+        "noise": noise,
+        "noise_seed": torch.arange(3),
+        "prompt": torch.zeros(3, 5),
+        "phrase": torch.tensor([0, 1, 2]),
+        "degradation": torch.tensor([0, 1, 5]),
+        "mu": torch.full((3,), 0.1),
+        "sigma": torch.full((3,), 0.1),
+    }
+
+
+def _gradients(batch, **settings):
+    torch.manual_seed(0)
+    pair = AdversarialPair(_Generator(), Discriminator(4, 3, width=16))
+    settings = {"weight": 0.0, "first_step": 2, "intensity_weight": 0.0} | settings
+    loss = AdversarialLoss(_Bridge(), 4, {}, **settings)
+    loss(pair, batch)[0].backward()
+    parts = (pair.generator, pair.discriminator)
+    return [torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]) for part in parts]
+
+
+def test_each_side_learns_from_its_own_loss_alone(batch):
+    (idle, judging), (pulled, judging_as_before) = _gradients(batch), _gradients(batch, weight=1.0)
+    assert torch.equal(judging, judging_as_before), "what the generator wants must not reach the discriminator"
+    assert bool(judging.any())
+    assert not bool(idle.any()), "the discriminator's own loss must not reach the generator"
+    assert bool(pulled.any())
+
+
+def test_the_intensity_of_samples_is_asked_for(batch):
+    assert bool(_gradients(batch, intensity_weight=1.0)[0].any())
+
+
+def test_the_discriminator_learns_to_tell_soft_latents_from_crisp_ones():
+    torch.manual_seed(0)
+    discriminator = Discriminator(4, len(DEGRADATIONS), width=16)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=3e-3)
+    told = torch.zeros(8, 4, 8, 8), torch.zeros(8, dtype=torch.long), torch.full((8,), 0.1), torch.full((8,), 0.1)
+    for _ in range(60):
+        crisp = torch.randn(8, 4, 8, 8)
+        on_true = discriminator(crisp, *told)
+        on_soft = discriminator(nn.functional.avg_pool2d(crisp, 3, stride=1, padding=1), *told)
+        hinge = (1 - on_true).relu().mean() + (1 + on_soft).relu().mean()
+        optimizer.zero_grad()
+        hinge.backward()
+        optimizer.step()
+    assert on_true.mean() > on_soft.mean() + 0.5
