@@ -11,7 +11,7 @@ judges flakes and drops is small.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -94,6 +94,8 @@ class AdversarialLoss:
         first_step: the discriminator judges the predictions of one step from this one on. Before, nothing is decided
             yet, and the average of all that is possible is the right prediction.
         intensity_weight: of the error of mu and sigma of what is sampled.
+        judged: the degradations that are patterns. In the others the discriminator would ask for the very noise of low
+            light, which comes out as blocks.
     """
 
     def __init__(
@@ -104,10 +106,12 @@ class AdversarialLoss:
         weight: float,
         first_step: int,
         intensity_weight: float,
+        judged: Sequence[str],
     ):
         self.bridge, self.steps, self.weight, self.first_step = bridge, steps, weight, first_step
         self.intensity_weight = intensity_weight
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=_HISTORY)
+        self.judged = torch.tensor([name in judged for name in DEGRADATIONS]).float()
         self.temperature = torch.tensor([temperature.get(name, [1.0, 1.0]) for name in DEGRADATIONS])
 
     def __call__(
@@ -121,17 +125,18 @@ class AdversarialLoss:
         loss, numbers = self.bridge(model.generator, batch)
         generated = self._sample(model.generator, batch)
         told = batch["clean"], batch["phrase"], batch["mu"], batch["sigma"]
+        judged = self.judged.to(batch["clean"].device)[batch["degradation"]][:, None]
         discriminator = model.discriminator
         discriminator.requires_grad_(False)
-        opinion = -self._judge(discriminator, generated, *told)
+        opinion = -judged * self._judge(discriminator, generated, *told)
         discriminator.requires_grad_(True)
         # It also sees what was generated lately (arXiv 1612.07828): sampling is dear, a second look is not.
-        recent = (batch["degraded"], generated.detach(), *told)
+        recent = (batch["degraded"], generated.detach(), *told, judged)
         past = [self.history[int(i)] for i in torch.randint(len(self.history), (_PAST,))] if self.history else []
-        true, made, *about = map(torch.cat, zip(recent, *past, strict=True))
+        true, made, *about, counts = map(torch.cat, zip(recent, *past, strict=True))
         self.history.append(recent)
         on_true, on_generated = self._judge(discriminator, true, *about), self._judge(discriminator, made, *about)
-        hinge = relu(1 - on_true).mean() + relu(1 + on_generated).mean()
+        hinge = (counts * (relu(1 - on_true) + relu(1 + on_generated))).mean()
         # Its slope at true latents is kept low, along a random direction of each sample (arXiv 2501.08316).
         nearby = batch["degraded"] + _NEARBY * batch["noise"]
         change = self._judge(discriminator, nearby, *told) - on_true[: len(nearby)]

@@ -49,7 +49,7 @@ def batch():
 def _gradients(batch, **settings):
     torch.manual_seed(0)
     pair = AdversarialPair(_Generator(), Discriminator(4, 3, width=16))
-    settings = {"weight": 0.0, "first_step": 2, "intensity_weight": 0.0} | settings
+    settings = {"weight": 0.0, "first_step": 2, "intensity_weight": 0.0, "judged": ["rain"]} | settings
     loss = AdversarialLoss(_Bridge(), 4, {}, **settings)
     loss(pair, batch)[0].backward()
     parts = (pair.generator, pair.discriminator)
@@ -62,6 +62,12 @@ def test_each_side_learns_from_its_own_loss_alone(batch):
     assert bool(judging.any())
     assert not bool(idle.any()), "the discriminator's own loss must not reach the generator"
     assert bool(pulled.any())
+
+
+def test_only_patterns_are_judged(batch):
+    pulled, judging = _gradients(batch | {"degradation": torch.tensor([0, 0, 5])}, weight=1.0)
+    assert not bool(pulled.any()), "haze and low light are none of the discriminator's business"
+    assert bool(judging.isfinite().all())
 
 
 def test_the_intensity_of_samples_is_asked_for(batch):
