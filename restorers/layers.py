@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import conv2d, layer_norm
 
 
 class LayerNorm2d(nn.Module):
@@ -39,6 +39,14 @@ def halves(conv: nn.Conv2d) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     """
     biases = (None, None) if conv.bias is None else conv.bias.chunk(2)
     return list(zip(conv.weight.chunk(2), biases, strict=True))
+
+
+def halves_depthwise(x: torch.Tensor, expand: nn.Conv2d, depthwise: nn.Conv2d) -> list[torch.Tensor]:
+    """Both halves of depthwise(expand(x)), a 1x1 and a 3x3 depthwise convolution: two of [B, C, H, W], see `halves`."""
+    return [
+        conv2d(conv2d(x, *first), *second, padding=1, groups=len(second[0]))
+        for first, second in zip(halves(expand), halves(depthwise), strict=True)
+    ]
 
 
 def reflected(start: int, stop: int, size: int) -> torch.Tensor:

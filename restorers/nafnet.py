@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, pad
 
-from restorers.layers import LayerNorm2d, halves, round_up
+from restorers.layers import LayerNorm2d, halves, halves_depthwise, round_up
 
 
 class NAFBlock(nn.Module):
@@ -35,11 +35,7 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # The same sums in another order: factors on channels go into the weights, and see `halves`.
-        normed = self.norm1(x)
-        first, second = (
-            conv2d(conv2d(normed, *expand), *depthwise, padding=1, groups=len(depthwise[0]))
-            for expand, depthwise in zip(halves(self.conv1), halves(self.conv2), strict=True)
-        )
+        first, second = halves_depthwise(self.norm1(x), self.conv1, self.conv2)
         gated, beta, gamma = first * second, self.beta.flatten(), self.gamma.flatten()
         weight = self.conv3.weight.flatten(1) * beta[:, None] * self.sca(gated).flatten(1)[:, None]
         x = x + _linear(gated, weight, self.conv3.bias * beta)

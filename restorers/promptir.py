@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, gelu, interpolate, normalize
+from torch.nn.functional import gelu, interpolate, normalize
 
-from restorers.layers import LayerNorm2d, halves, pad_to_multiple
+from restorers.layers import LayerNorm2d, halves_depthwise, pad_to_multiple
 
 
 class _Norm(nn.Module):
@@ -71,10 +71,7 @@ class GatedFeedForward(nn.Module):
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, second = (
-            conv2d(conv2d(x, *expand), *depthwise, padding=1, groups=len(depthwise[0]))
-            for expand, depthwise in zip(halves(self.project_in), halves(self.dwconv), strict=True)
-        )
+        first, second = halves_depthwise(x, self.project_in, self.dwconv)
         return self.project_out(gelu(first) * second)
 
 

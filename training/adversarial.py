@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from torch.nn.functional import leaky_relu, relu
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
+
+if TYPE_CHECKING:
+    from training.generator import BridgeLoss
 
 _NEARBY = 0.05  # step, in units of the bridge's noise, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01
@@ -100,7 +103,7 @@ class AdversarialLoss:
 
     def __init__(
         self,
-        bridge: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]],
+        bridge: BridgeLoss,
         steps: int,
         temperature: dict[str, list[float]],
         weight: float,
@@ -147,7 +150,9 @@ class AdversarialLoss:
         numbers |= {"on_true": on_true.mean(), "on_generated": on_generated.mean(), "sampled_intensity_error": off}
         return loss, numbers
 
-    def _judge(self, discriminator: Discriminator, latents: torch.Tensor, clean: torch.Tensor, *told: torch.Tensor):
+    def _judge(
+        self, discriminator: Discriminator, latents: torch.Tensor, clean: torch.Tensor, *told: torch.Tensor
+    ) -> torch.Tensor:
         # As large as they are to the eye, by the root: fine channels must count, but not as much as coarse ones.
         rho = self.bridge.scheduler.per_channel(self.bridge.scheduler.config.residual_std, clean)
         return discriminator((latents - clean) / rho * self.bridge.weights.to(clean).sqrt(), clean, *told)

@@ -30,7 +30,7 @@ from gendeg.scheduler import BridgeScheduler, bridge_times
 from training import stable_diffusion
 from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator
 from training.codec import to_model_range
-from training.loop import FIRST_STAGE, LoopSettings, processes, read_recipe, stages_from, train
+from training.loop import FIRST_STAGE, LoopSettings, processes, read_recipe, stages_to_train, train
 from training.pairs import PHRASES, ConditionDropout, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 from training.pipeline_folder import write_pipeline
@@ -283,7 +283,7 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     if initial:
         load_weights(model, initial)
     scheduler = initial.scheduler if initial else None
-    for number, stage in stages_from(recipe, args.first_stage):
+    for number, stage in stages_to_train(recipe, args):
         name = f"{stage['size']}-{stage['pairs']}"
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / f"pairs-{name}", recipe["workers"])

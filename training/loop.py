@@ -47,8 +47,8 @@ class LoopSettings:
         clip_norm: gradients are scaled down to this norm.
         checkpoint_every, log_every, validate_every: in steps.
         workers: processes that prepare data (0: in the training process).
-        bf16_on_cpu: compute in bfloat16 on a CPU too, as on every GPU that can. It halves the time on processors that
-            multiply it (AVX-512 BF16, AMX; `lscpu`), and takes many times as long on others.
+        bf16_on_cpu: compute in bfloat16 on a CPU too, as on every GPU that can. Faster on processors that multiply it
+            (AVX-512 BF16, AMX; `lscpu`), many times as slow on others.
     """
 
     steps: int
@@ -300,12 +300,14 @@ FIRST_STAGE = {
 }
 
 
-def stages_from(recipe: dict[str, Any], first: int) -> list[tuple[int, dict[str, Any]]]:
-    """A recipe's stages from number `first` on, each with its number; numbers start at 1."""
+def stages_to_train(recipe: dict[str, Any], args: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
+    """A recipe's stages from `args.first_stage` on, each with its number; numbers start at 1."""
     stages = list(enumerate(recipe["stages"], 1))
-    if not 1 <= first <= len(stages):
-        raise SystemExit(f"--first-stage {first}: the recipe has the stages 1 to {len(stages)}.")
-    return stages[first - 1 :]
+    if not 1 <= args.first_stage <= len(stages):
+        raise SystemExit(f"--first-stage {args.first_stage}: the recipe has the stages 1 to {len(stages)}.")
+    if args.first_stage > 1 and not args.initial:
+        raise SystemExit("--first-stage leaves out what trained weights have behind them: name these with --initial.")
+    return stages[args.first_stage - 1 :]
 
 
 def read_recipe(

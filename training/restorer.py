@@ -17,7 +17,7 @@ from gendeg.degradations import DEGRADATIONS
 from restorers.architectures import NETWORKS
 from restorers.checkpoint_files import WEIGHTS, read_state_dict, save_restorer
 from restorers.registry import load_restorer
-from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_from, train
+from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_to_train, train
 from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, stored_pairs
 from training.photos import Photos
 
@@ -85,7 +85,7 @@ def main() -> None:
         recipe=args.recipe.name,
         parameters=parameters,
     )
-    for number, stage in stages_from(recipe, args.first_stage):
+    for number, stage in stages_to_train(recipe, args):
         sources = []
         if simulated_share > 0:
             pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])

@@ -132,13 +132,11 @@ def test_a_trained_restorer_can_skip_the_first_stages(trained, tmp_path):
     skipping = ["--initial", first, "--first-stage", 2, "--output", tmp_path / "second"]
     _run("restorer", RECIPES / "restorer-smoke.yaml", *skipping)
     assert [folder.name for folder in sorted((tmp_path / "second").glob("stage-*"))] == ["stage-2"]
-    result = subprocess.run(
-        _command("restorer", RECIPES / "restorer-smoke.yaml", "--first-stage", 3, "--output", tmp_path / "third"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode != 0 and "stages 1 to 2" in result.stderr and "Traceback" not in result.stderr
+    for wrong, sentence in ((3, "stages 1 to 2"), (2, "name these with --initial")):
+        command = _command("restorer", RECIPES / "restorer-smoke.yaml", "--first-stage", wrong)
+        command += ["--output", str(tmp_path / "wrong")]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode != 0 and sentence in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("recipe", sorted(f.name for f in RECIPES.glob("restorer-*.yaml")))
