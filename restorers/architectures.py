@@ -165,7 +165,7 @@ def _swin_config(state: State) -> dict[str, Any]:
             "window_size": (math.isqrt(tables[0][0]) + 1) // 2,
             "mlp_ratio": _expansion({shape[1]: shape[0] for shape in hidden}),
         },
-        "stem_width": state["stem.weight"].shape[0],
+        "stem_width": state["stem.0.weight"].shape[0],
         "decoder_width": state["to_half.weight"].shape[1],
         "decoder_blocks": _count(state, "levels.0."),
     }
@@ -175,7 +175,7 @@ _RECOGNISED = {
     NAFNet.architecture: (("intro.weight", "ending.weight", "downs.0.weight"), _nafnet_config),
     PromptIR.architecture: (("patch_embed.proj.weight", "prompt1.prompt_param"), _promptir_config),
     SwinRestorer.architecture: (
-        ("stem.weight", "encoder.layers_0.blocks.0.attn.relative_position_bias_table"),
+        ("stem.0.weight", "encoder.layers_0.blocks.0.attn.relative_position_bias_table"),
         _swin_config,
     ),
 }

@@ -1,4 +1,4 @@
-"""What do the networks share? Layer norm over channels, the simple gate, and padding by reflection.
+"""What do the networks share? Layer norm over channels, the halves of gates, and padding by reflection.
 
 The networks compute in channels-last memory order, where the channels of a pixel lie side by side: layer norm over
 them is then one fused pass, and the convolutions need no reordering.
@@ -23,12 +23,6 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         normed = layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return normed.permute(0, 3, 1, 2)
-
-
-def simple_gate(x: torch.Tensor) -> torch.Tensor:
-    """The product of both halves of the channels: [B, 2 C, H, W] to [B, C, H, W]."""
-    first, second = x.chunk(2, dim=1)
-    return first * second
 
 
 def halves(conv: nn.Conv2d) -> list[tuple[torch.Tensor, torch.Tensor | None]]:

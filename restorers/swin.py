@@ -1,7 +1,7 @@
 """SwinRestorer: a Swin encoder from timm and a light convolutional decoder that gathers all its levels.
 
 The encoder (Liu et al., "Swin Transformer", arXiv 2103.14030) sees the image as 4x4 patches at four resolutions. The
-decoder goes back up by bilinear steps and convolutions, and takes fine detail from a convolutional stem at full and
+decoder goes back up by bilinear steps and NAFNet's blocks, and takes fine detail from a convolutional stem at full and
 half resolution, which knows no patches: so no patch borders show in the result.
 """
 
@@ -14,26 +14,12 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from restorers.layers import LayerNorm2d, pad_to_multiple, simple_gate
+from restorers.layers import LayerNorm2d, pad_to_multiple
+from restorers.nafnet import NAFBlock
 from restorers.torchvision_free import import_module
 
 PATCH = 4
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which pretrained encoders expect
-
-
-class GatedBlock(nn.Module):
-    """x + scale conv(gate(depthwise(conv(LN x)))); [B, C, H, W] kept."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.norm = LayerNorm2d(channels)
-        self.expand = nn.Conv2d(channels, 2 * channels, 1)
-        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
-        self.project = nn.Conv2d(channels, channels, 1)
-        self.scale = nn.Parameter(torch.full((1, channels, 1, 1), 0.1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.addcmul(x, self.project(simple_gate(self.depthwise(self.expand(self.norm(x))))), self.scale)
 
 
 class SwinRestorer(nn.Module):
@@ -44,7 +30,7 @@ class SwinRestorer(nn.Module):
         encoder_kwargs: what to change about it: embed_dim, depths, num_heads, window_size, mlp_ratio, ...
         stem_width: channels of the decoder at full resolution; half resolution has twice as many.
         decoder_width: channels of the decoder at the encoder's resolutions.
-        decoder_blocks: gated blocks of the decoder at each of the six resolutions.
+        decoder_blocks: NAFNet's blocks at each of the decoder's six resolutions; the stem has one at each of two.
         pretrained: fetch timm's weights of this encoder from the Hugging Face Hub.
 
     Attributes:
@@ -89,12 +75,12 @@ class SwinRestorer(nn.Module):
         self.floats_per_pixel = 10 * stem_width + (9 * decoder_width + 20 * channels[0]) // PATCH**2
 
         def blocks(width: int) -> nn.Sequential:
-            return nn.Sequential(*(GatedBlock(width) for _ in range(decoder_blocks)))
+            return nn.Sequential(*(NAFBlock(width) for _ in range(decoder_blocks)))
 
         self.register_buffer("mean", torch.tensor(_MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).reshape(1, 3, 1, 1), persistent=False)
-        self.stem = nn.Conv2d(3, stem_width, 3, padding=1)
-        self.stem_half = nn.Conv2d(stem_width, 2 * stem_width, 2, stride=2)
+        self.stem = nn.Sequential(nn.Conv2d(3, stem_width, 3, padding=1), NAFBlock(stem_width))
+        self.stem_half = nn.Sequential(nn.Conv2d(stem_width, 2 * stem_width, 2, stride=2), NAFBlock(2 * stem_width))
         self.laterals = nn.ModuleList(
             nn.Sequential(LayerNorm2d(count), nn.Conv2d(count, decoder_width, 1)) for count in channels
         )

@@ -2,10 +2,10 @@
 
 Trained on bridges between true pairs, the network has never seen its own soft flakes on the way, leaves them soft, and
 where it is in doubt draws the average of what is possible. So a last stage samples as in use, and a discriminator
-between true and sampled degraded latents pulls on the predictions of the late steps, beside the bridge's own loss
+between true and sampled degraded images pulls on the predictions of the late steps, beside the bridge's own loss
 (compare "Adversarial Diffusion Distillation", arXiv 2311.17042, and DMD2, arXiv 2405.14867, which also train on what
-the generator itself arrives at). In latents a convolution over three cells sees 24 pixels: a discriminator that
-judges flakes and drops is small.
+the generator itself arrives at). It judges decoded images: that a flake brightens and never darkens, and that the
+codec's patches must not show, is plain in pixels and hidden in latents.
 """
 
 from __future__ import annotations
@@ -18,47 +18,56 @@ import torch
 from torch import nn
 from torch.nn.functional import leaky_relu, relu
 
+from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
 
 if TYPE_CHECKING:
     from training.generator import BridgeLoss
 
-_NEARBY = 0.05  # step, in units of the bridge's noise, for the discriminator's slope
+_NEARBY = 0.02  # step, in pixels' values, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01
 _HISTORY, _PAST = 50, 2  # batches that are remembered, and drawn from these in each step
 
 
 class Discriminator(nn.Module):
-    """Tells true degraded latents from generated ones, place by place, at two scales.
+    """Tells true degraded images from generated ones, place by place, at two scales.
+
+    Its coarse scale has one place for each patch of the codec and knows where the borders of patches are.
 
     Args:
-        channels: of the latents.
         phrases: number of prompt phrases, which the discriminator knows by index.
-        width: channels of its layers.
+        width: channels of its first layer.
     """
 
-    def __init__(self, channels: int, phrases: int, width: int = 96):
+    def __init__(self, phrases: int, width: int = 32):
         super().__init__()
 
-        def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Module:
-            return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2)
+        def down(inputs: int, outputs: int) -> nn.Module:
+            return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
 
-        self.stem = conv(2 * channels, width, 1)
-        self.fine = nn.ModuleList([conv(width, width, 3), conv(width, width, 3)])
-        self.coarse = nn.ModuleList([conv(width, width, 3, stride=2), conv(width, width, 3)])
-        self.heads = nn.ModuleList([conv(width, 1, 1), conv(width, 1, 1)])
-        self.phrase = nn.Embedding(phrases, 2 * width)
-        self.intensity = nn.Linear(2, 2 * width)
+        def same(inputs: int, outputs: int) -> nn.Module:
+            return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+        self.fine = nn.ModuleList([down(6, width), down(width, 2 * width), same(2 * width, 2 * width)])
+        self.coarse = nn.ModuleList([down(2 * width, 4 * width), same(4 * width, 4 * width)])
+        self.heads = nn.ModuleList([nn.Conv2d(2 * width, 1, 1), nn.Conv2d(4 * width, 1, 1)])
+        self.phrase = nn.Embedding(phrases, 6 * width)
+        self.intensity = nn.Linear(2, 6 * width)
+        self.widths = [2 * width, 4 * width]
 
     def forward(
-        self, way: torch.Tensor, clean: torch.Tensor, phrase: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor
+        self, degraded: torch.Tensor, clean: torch.Tensor, phrase: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor
     ) -> torch.Tensor:
-        """Way from the clean latents and these, [B, C, h, w], phrase index, mu and sigma [B]: logits [B, places]."""
+        """Images [B, 3, H, W] in [-1, 1], phrase index, mu and sigma [B]: logits [B, places]."""
+        # What was changed, at one size whether it is weak or strong.
+        change = (degraded - clean) / (2 * (mu + sigma) + 0.02)[:, None, None, None]
+        x = torch.cat([change, clean], dim=1)
         asked = self.phrase(phrase) + self.intensity(torch.stack([mu, sigma], dim=1) * 10)
-        x = leaky_relu(self.stem(torch.cat([way, clean], dim=1)), 0.2)
         logits = []
-        for layers, head, direction in zip((self.fine, self.coarse), self.heads, asked.chunk(2, dim=1), strict=True):
+        for layers, head, direction in zip(
+            (self.fine, self.coarse), self.heads, asked.split(self.widths, dim=1), strict=True
+        ):
             for layer in layers:
                 x = leaky_relu(layer(x), 0.2)
             fits = torch.einsum("bchw,bc->bhw", x, direction) / direction.shape[1]  # projection discriminator
@@ -91,28 +100,33 @@ class AdversarialLoss:
 
     Args:
         bridge: the `BridgeLoss` of the stages before.
+        codec: decodes what is judged; is not trained.
         steps: of a sampling run, as in use.
         temperature: {name of a degradation: [coarse, fine]}, as in use; [1, 1] for those not named.
         weight: of the discriminator's opinion beside the bridge's loss.
         first_step: the discriminator judges the predictions of one step from this one on. Before, nothing is decided
             yet, and the average of all that is possible is the right prediction.
         intensity_weight: of the error of mu and sigma of what is sampled.
+        seam_weight: of `seams` in what is sampled, beyond those in the true image.
         judged: the degradations that are patterns. In the others the discriminator would ask for the very noise of low
-            light, which comes out as blocks.
+            light, of which the codec keeps blocks.
     """
 
     def __init__(
         self,
         bridge: BridgeLoss,
+        codec: PatchCodec,
         steps: int,
         temperature: dict[str, list[float]],
         weight: float,
         first_step: int,
         intensity_weight: float,
+        seam_weight: float,
         judged: Sequence[str],
     ):
         self.bridge, self.steps, self.weight, self.first_step = bridge, steps, weight, first_step
-        self.intensity_weight = intensity_weight
+        self.codec = codec.requires_grad_(False)
+        self.intensity_weight, self.seam_weight = intensity_weight, seam_weight
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=_HISTORY)
         self.judged = torch.tensor([name in judged for name in DEGRADATIONS]).float()
         self.temperature = torch.tensor([temperature.get(name, [1.0, 1.0]) for name in DEGRADATIONS])
@@ -126,36 +140,36 @@ class AdversarialLoss:
         self, model: AdversarialPair, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, numbers = self.bridge(model.generator, batch)
-        generated = self._sample(model.generator, batch)
-        told = batch["clean"], batch["phrase"], batch["mu"], batch["sigma"]
-        judged = self.judged.to(batch["clean"].device)[batch["degradation"]][:, None]
+        latents = self._sample(model.generator, batch)
+        generated = self._decode(latents)
+        with torch.no_grad():
+            true, clean = self._decode(batch["degraded"]), self._decode(batch["clean"])
+        told = clean, batch["phrase"], batch["mu"], batch["sigma"]
+        judged = self.judged.to(clean.device)[batch["degradation"]][:, None]
         discriminator = model.discriminator
         discriminator.requires_grad_(False)
-        opinion = -judged * self._judge(discriminator, generated, *told)
+        opinion = -judged * discriminator(generated, *told)
         discriminator.requires_grad_(True)
         # It also sees what was generated lately (arXiv 1612.07828): sampling is dear, a second look is not.
-        recent = (batch["degraded"], generated.detach(), *told, judged)
+        recent = (true, generated.detach(), *told, judged)
         past = [self.history[int(i)] for i in torch.randint(len(self.history), (_PAST,))] if self.history else []
-        true, made, *about, counts = map(torch.cat, zip(recent, *past, strict=True))
+        trues, made, *about, counts = map(torch.cat, zip(recent, *past, strict=True))
         self.history.append(recent)
-        on_true, on_generated = self._judge(discriminator, true, *about), self._judge(discriminator, made, *about)
+        on_true, on_generated = discriminator(trues, *about), discriminator(made, *about)
         hinge = (counts * (relu(1 - on_true) + relu(1 + on_generated))).mean()
-        # Its slope at true latents is kept low, along a random direction of each sample (arXiv 2501.08316).
-        nearby = batch["degraded"] + _NEARBY * batch["noise"]
-        change = self._judge(discriminator, nearby, *told) - on_true[: len(nearby)]
+        # Its slope at true images is kept low, along a random direction of each sample (arXiv 2501.08316).
+        change = discriminator(true + _NEARBY * torch.randn_like(true), *told) - on_true[: len(true)]
         slope = (change / _NEARBY).square().mean()
-        reached, wanted = (self.bridge.intensity(end - batch["clean"]) for end in (generated, batch["degraded"]))
+        reached, wanted = (self.bridge.intensity(end - batch["clean"]) for end in (latents, batch["degraded"]))
         off = (reached - wanted).abs().sum(1).mean()
-        loss = loss + self.weight * opinion.mean() + self.intensity_weight * off + hinge + _SLOPE_WEIGHT * slope
-        numbers |= {"on_true": on_true.mean(), "on_generated": on_generated.mean(), "sampled_intensity_error": off}
-        return loss, numbers
+        seam = relu(seams(generated) - seams(true)).mean()
+        loss = loss + self.weight * opinion.mean() + self.intensity_weight * off + self.seam_weight * seam
+        loss = loss + hinge + _SLOPE_WEIGHT * slope
+        numbers |= {"on_true": on_true.mean(), "on_generated": on_generated.mean(), "slope": slope}
+        return loss, numbers | {"sampled_intensity_error": off, "seam": seam}
 
-    def _judge(
-        self, discriminator: Discriminator, latents: torch.Tensor, clean: torch.Tensor, *told: torch.Tensor
-    ) -> torch.Tensor:
-        # As large as they are to the eye, by the root: fine channels must count, but not as much as coarse ones.
-        rho = self.bridge.scheduler.per_channel(self.bridge.scheduler.config.residual_std, clean)
-        return discriminator((latents - clean) / rho * self.bridge.weights.to(clean).sqrt(), clean, *told)
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.codec.decode(latents).sample.float().clamp(-1, 1)
 
     def _sample(self, generator: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sample as in use, up to a random late step; its prediction [B, C, h, w], with gradients of that step."""
@@ -174,3 +188,20 @@ class AdversarialLoss:
                 result = scheduler.step(output, timestep, latents, noise)
             latents = result.prev_sample
         return latents if last == self.steps - 1 else result.pred_original_sample
+
+
+def seams(images: torch.Tensor) -> torch.Tensor:
+    """How much neighbouring pixels differ across borders of the codec's patches, in relation to elsewhere: 1 is alike.
+
+    Args:
+        images: [B, C, H, W].
+
+    Returns:
+        [B].
+    """
+    ratios = []
+    for axis in (2, 3):
+        difference = images.diff(dim=axis).abs().mean((1, 5 - axis))
+        border = torch.arange(1, images.shape[axis], device=images.device) % PATCH == 0
+        ratios.append((difference[:, border].mean(1) + 1e-3) / (difference[:, ~border].mean(1) + 1e-3))
+    return (ratios[0] + ratios[1]) / 2

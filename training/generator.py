@@ -304,10 +304,10 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         loop, folder = LoopSettings(**stage["loop"]), args.output / f"stage-{number}"
         if "adversarial" in stage:
             settings = dict(stage["adversarial"])
-            pair = AdversarialPair(model, Discriminator(codec.config.latent_channels, len(PHRASES)))
+            pair = AdversarialPair(model, Discriminator(len(PHRASES)))
             groups = pair.parameter_groups(settings.pop("discriminator_scale"))
             sampling = recipe["pipeline"]["num_inference_steps"], recipe["pipeline"].get("temperature") or {}
-            loss = AdversarialLoss(loss, *sampling, **settings)
+            loss = AdversarialLoss(loss, codec.to(processes().device), *sampling, **settings)
             train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
         else:
             train(model, loss, data, loop, folder, save)

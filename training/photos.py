@@ -19,13 +19,15 @@ class Photos:
 
     Args:
         folder: searched recursively; None draws procedural scenes instead.
+        retouched_share: share of the crops whose tones are changed, see `retouched`.
 
     Raises:
         ValueError: if the folder does not exist or holds no image.
     """
 
-    def __init__(self, folder: str | Path | None = None):
+    def __init__(self, folder: str | Path | None = None, retouched_share: float = 0.0):
         self.files: list[Path] = []
+        self.retouched_share = retouched_share
         if folder is None:
             return
         folder = Path(folder).expanduser()
@@ -43,6 +45,12 @@ class Photos:
         Returns:
             uint8 array [size, size, 3], RGB.
         """
+        crop = self._random_crop(size, rng)
+        if self.retouched_share and rng.random() < self.retouched_share:
+            crop = retouched(crop, rng)
+        return crop
+
+    def _random_crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
         if not self.files:
             scene = draw_scene(max(size, SHORT_SIDE), rng)
             return _random_window(scene, size, rng)
@@ -70,6 +78,24 @@ def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:
 def centre_square(file: str | Path, size: int) -> np.ndarray:
     """The evaluation crop: short side resized to `size`, centre square. uint8 array [size, size, 3]."""
     return np.asarray(ImageOps.fit(load_image(file), (size, size), Image.Resampling.LANCZOS))
+
+
+def retouched(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another picture of the same scene: paler or duller, darker or brighter, warmer or colder.
+
+    A few hundred photographs hold few that are dull by themselves, and a restorer would know each of them by heart.
+
+    Args and returns:
+        uint8 array [H, W, 3].
+    """
+    values = image.astype(np.float32) / 255
+    values = values ** (2 ** rng.uniform(-0.7, 0.7))
+    grey = values.mean(2, keepdims=True)
+    values = grey + rng.uniform(0.2, 1.3) * (values - grey)
+    values = values * np.exp(0.08 * rng.standard_normal(3).astype(np.float32))
+    pivot, contrast = rng.uniform(0.2, 0.8), 2 ** rng.uniform(-1, 0.2)
+    values = pivot + contrast * (values - pivot)
+    return (values.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def _random_window(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

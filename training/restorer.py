@@ -88,8 +88,9 @@ def main() -> None:
     for number, stage in stages_to_train(recipe, args):
         sources = []
         if simulated_share > 0:
-            pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
-            folder = args.output.parent / f"pairs-{stage['size']}-{stage['pairs']}"
+            share = stage.get("retouched_share", 0.0)
+            pairs = SimulatedPairs(Photos(args.photos, share), stage["size"], recipe["seed"])
+            folder = args.output.parent / f"pairs-{stage['size']}-{stage['pairs']}{'-retouched' if share else ''}"
             arrays = stored_pairs(pairs, stage["pairs"], folder, recipe["workers"])
             sources.append((StoredPairs(arrays, recipe["shares"]), simulated_share))
         total = sum(len(folder.files) for folder in folders)

@@ -2,16 +2,17 @@ import pytest
 import torch
 from torch import nn
 
+from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
-from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator
+from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator, seams
 
 
 class _Bridge:
     """Stands where BridgeLoss stands; its own loss is nothing."""
 
     def __init__(self):
-        self.scheduler, self.weights = BridgeScheduler(), torch.ones(1, 4, 1, 1)
+        self.scheduler = BridgeScheduler()
 
     def __call__(self, model, batch):
         return torch.zeros(()), {}
@@ -48,9 +49,16 @@ def batch():
 
 def _gradients(batch, **settings):
     torch.manual_seed(0)
-    pair = AdversarialPair(_Generator(), Discriminator(4, 3, width=16))
-    settings = {"weight": 0.0, "first_step": 2, "intensity_weight": 0.0, "judged": ["rain"]} | settings
-    loss = AdversarialLoss(_Bridge(), 4, {}, **settings)
+    pair = AdversarialPair(_Generator(), Discriminator(3, width=8))
+    settings = {
+        "weight": 0.0,
+        "first_step": 2,
+        "intensity_weight": 0.0,
+        "seam_weight": 0.0,
+        "judged": ["rain"],
+    } | settings
+    codec = PatchCodec(latent_channels=4, width=8, depth=1)
+    loss = AdversarialLoss(_Bridge(), codec, 4, {}, **settings)
     loss(pair, batch)[0].backward()
     parts = (pair.generator, pair.discriminator)
     return [torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]) for part in parts]
@@ -74,13 +82,29 @@ def test_the_intensity_of_samples_is_asked_for(batch):
     assert bool(_gradients(batch, intensity_weight=1.0)[0].any())
 
 
-def test_the_discriminator_learns_to_tell_soft_latents_from_crisp_ones():
+def test_seams_of_samples_count_against_the_generator(batch):
+    pulled, judging = _gradients(batch, seam_weight=1.0)
+    assert bool(pulled.any())
+    assert torch.equal(judging, _gradients(batch)[1])
+
+
+def test_seams_are_borders_of_patches():
+    smooth = torch.linspace(0, 1, 64)[None, None, None].expand(2, 3, 64, 64)
+    smooth = (smooth + smooth.mT) / 2
+    assert seams(smooth) == pytest.approx([1.0, 1.0], abs=0.1)
+    blocks = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    patched = smooth + 0.1 * nn.functional.interpolate(blocks, scale_factor=8)
+    assert bool((seams(patched) > 1.3).all())
+    assert bool((seams(patched.roll((4, 4), dims=(2, 3))) < 1).all()), "blocks elsewhere are no seams"
+
+
+def test_the_discriminator_learns_to_tell_soft_images_from_crisp_ones():
     torch.manual_seed(0)
-    discriminator = Discriminator(4, len(DEGRADATIONS), width=16)
+    discriminator = Discriminator(len(DEGRADATIONS), width=8)
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=3e-3)
-    told = torch.zeros(8, 4, 8, 8), torch.zeros(8, dtype=torch.long), torch.full((8,), 0.1), torch.full((8,), 0.1)
+    told = torch.zeros(8, 3, 32, 32), torch.zeros(8, dtype=torch.long), torch.full((8,), 0.1), torch.full((8,), 0.1)
     for _ in range(60):
-        crisp = torch.randn(8, 4, 8, 8)
+        crisp = torch.randn(8, 3, 32, 32)
         on_true = discriminator(crisp, *told)
         on_soft = discriminator(nn.functional.avg_pool2d(crisp, 3, stride=1, padding=1), *told)
         hinge = (1 - on_true).relu().mean() + (1 + on_soft).relu().mean()
