@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.functional import leaky_relu, relu
+from torch.nn.functional import avg_pool2d, leaky_relu, pixel_unshuffle, relu
 
 from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _NEARBY = 0.02  # step, in pixels' values, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01
-_HISTORY, _PAST = 50, 2  # batches that are remembered, and drawn from these in each step
+_HISTORY, _PAST = 50, 3  # batches that are remembered, and drawn from these in each step
 
 
 class Discriminator(nn.Module):
@@ -55,6 +55,8 @@ class Discriminator(nn.Module):
         self.phrase = nn.Embedding(phrases, 6 * width)
         self.intensity = nn.Linear(2, 6 * width)
         self.widths = [2 * width, 4 * width]
+        for layer in (*self.fine, *self.coarse):
+            nn.init.kaiming_normal_(layer.weight, 0.2)
 
     def forward(
         self, degraded: torch.Tensor, clean: torch.Tensor, phrase: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor
@@ -107,7 +109,7 @@ class AdversarialLoss:
         first_step: the discriminator judges the predictions of one step from this one on. Before, nothing is decided
             yet, and the average of all that is possible is the right prediction.
         intensity_weight: of the error of mu and sigma of what is sampled.
-        seam_weight: of `seams` in what is sampled, beyond those in the true image.
+        lattice_weight: of the `lattice` in what is sampled.
         judged: the degradations that are patterns. In the others the discriminator would ask for the very noise of low
             light, of which the codec keeps blocks.
     """
@@ -121,12 +123,12 @@ class AdversarialLoss:
         weight: float,
         first_step: int,
         intensity_weight: float,
-        seam_weight: float,
+        lattice_weight: float,
         judged: Sequence[str],
     ):
         self.bridge, self.steps, self.weight, self.first_step = bridge, steps, weight, first_step
         self.codec = codec.requires_grad_(False)
-        self.intensity_weight, self.seam_weight = intensity_weight, seam_weight
+        self.intensity_weight, self.lattice_weight = intensity_weight, lattice_weight
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=_HISTORY)
         self.judged = torch.tensor([name in judged for name in DEGRADATIONS]).float()
         self.temperature = torch.tensor([temperature.get(name, [1.0, 1.0]) for name in DEGRADATIONS])
@@ -162,11 +164,11 @@ class AdversarialLoss:
         slope = (change / _NEARBY).square().mean()
         reached, wanted = (self.bridge.intensity(end - batch["clean"]) for end in (latents, batch["degraded"]))
         off = (reached - wanted).abs().sum(1).mean()
-        seam = relu(seams(generated) - seams(true)).mean()
-        loss = loss + self.weight * opinion.mean() + self.intensity_weight * off + self.seam_weight * seam
+        grid = lattice(generated - true, (clean.mean(1, keepdim=True) + 1) / 2).mean()
+        loss = loss + self.weight * opinion.mean() + self.intensity_weight * off + self.lattice_weight * grid
         loss = loss + hinge + _SLOPE_WEIGHT * slope
         numbers |= {"on_true": on_true.mean(), "on_generated": on_generated.mean(), "slope": slope}
-        return loss, numbers | {"sampled_intensity_error": off, "seam": seam}
+        return loss, numbers | {"sampled_intensity_error": off, "lattice": grid}
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self.codec.decode(latents).sample.float().clamp(-1, 1)
@@ -190,18 +192,21 @@ class AdversarialLoss:
         return latents if last == self.steps - 1 else result.pred_original_sample
 
 
-def seams(images: torch.Tensor) -> torch.Tensor:
-    """How much neighbouring pixels differ across borders of the codec's patches, in relation to elsewhere: 1 is alike.
+def lattice(error: torch.Tensor, brightness: torch.Tensor) -> torch.Tensor:
+    """How strong a pattern repeats from patch to patch of the codec: a grid, to the eye.
 
     Args:
-        images: [B, C, H, W].
+        error: difference of two images, [B, 3, H, W].
+        brightness: [B, 1, H, W] in [0, 1]; the pattern is looked for in what is dark and in what is bright.
 
     Returns:
-        [B].
+        Its root mean square, [B].
     """
-    ratios = []
-    for axis in (2, 3):
-        difference = images.diff(dim=axis).abs().mean((1, 5 - axis))
-        border = torch.arange(1, images.shape[axis], device=images.device) % PATCH == 0
-        ratios.append((difference[:, border].mean(1) + 1e-3) / (difference[:, ~border].mean(1) + 1e-3))
-    return (ratios[0] + ratios[1]) / 2
+    patches = pixel_unshuffle(error, PATCH).unflatten(1, (3, PATCH**2))  # [B, 3, 64, h, w]
+    detail = patches - patches.mean(2, keepdim=True)
+    bright = avg_pool2d(brightness, PATCH)[:, None]
+    squares = 0
+    for share in (bright, 1 - bright):
+        pattern = (detail * share).sum((3, 4)) / (share.sum((3, 4)) + 1)
+        squares = squares + pattern.square().mean((1, 2))
+    return (squares / 2 + 1e-8).sqrt()

@@ -90,8 +90,8 @@ def main() -> None:
         if simulated_share > 0:
             share = stage.get("retouched_share", 0.0)
             pairs = SimulatedPairs(Photos(args.photos, share), stage["size"], recipe["seed"])
-            folder = args.output.parent / f"pairs-{stage['size']}-{stage['pairs']}{'-retouched' if share else ''}"
-            arrays = stored_pairs(pairs, stage["pairs"], folder, recipe["workers"])
+            name = f"pairs-{stage['size']}-{stage['pairs']}" + (f"-retouched-{share}" if share else "")
+            arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / name, recipe["workers"])
             sources.append((StoredPairs(arrays, recipe["shares"]), simulated_share))
         total = sum(len(folder.files) for folder in folders)
         sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]

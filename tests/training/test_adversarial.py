@@ -5,7 +5,7 @@ from torch import nn
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
-from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator, seams
+from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator, lattice
 
 
 class _Bridge:
@@ -54,7 +54,7 @@ def _gradients(batch, **settings):
         "weight": 0.0,
         "first_step": 2,
         "intensity_weight": 0.0,
-        "seam_weight": 0.0,
+        "lattice_weight": 0.0,
         "judged": ["rain"],
     } | settings
     codec = PatchCodec(latent_channels=4, width=8, depth=1)
@@ -82,20 +82,22 @@ def test_the_intensity_of_samples_is_asked_for(batch):
     assert bool(_gradients(batch, intensity_weight=1.0)[0].any())
 
 
-def test_seams_of_samples_count_against_the_generator(batch):
-    pulled, judging = _gradients(batch, seam_weight=1.0)
+def test_a_grid_in_samples_counts_against_the_generator(batch):
+    pulled, judging = _gradients(batch, lattice_weight=1.0)
     assert bool(pulled.any())
     assert torch.equal(judging, _gradients(batch)[1])
 
 
-def test_seams_are_borders_of_patches():
-    smooth = torch.linspace(0, 1, 64)[None, None, None].expand(2, 3, 64, 64)
-    smooth = (smooth + smooth.mT) / 2
-    assert seams(smooth) == pytest.approx([1.0, 1.0], abs=0.1)
-    blocks = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    patched = smooth + 0.1 * nn.functional.interpolate(blocks, scale_factor=8)
-    assert bool((seams(patched) > 1.3).all())
-    assert bool((seams(patched.roll((4, 4), dims=(2, 3))) < 1).all()), "blocks elsewhere are no seams"
+def test_a_lattice_repeats_from_patch_to_patch():
+    generator = torch.Generator().manual_seed(0)
+    brightness = torch.rand(2, 1, 64, 64, generator=generator)
+    one_patch = torch.randn(2, 3, 8, 8, generator=generator)
+    one_patch -= one_patch.mean((2, 3), keepdim=True)
+    repeated = one_patch.repeat(1, 1, 8, 8)
+    assert lattice(repeated, brightness) == pytest.approx(repeated.std((1, 2, 3)), rel=0.1)
+    assert bool((lattice(torch.randn(2, 3, 64, 64, generator=generator), brightness) < 0.2).all())
+    only_bright = repeated * (brightness > 0.5)
+    assert bool((lattice(only_bright, brightness) > 0.3 * repeated.std((1, 2, 3))).all())
 
 
 def test_the_discriminator_learns_to_tell_soft_images_from_crisp_ones():

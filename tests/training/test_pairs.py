@@ -80,6 +80,21 @@ def test_photographs_come_upright_and_at_any_size(tmp_path):
         assert crop.shape == (96, 96, 3) and crop.dtype == np.uint8
 
 
+def test_retouched_photographs_are_the_same_scenes_in_other_tones(tmp_path):
+    Image.fromarray(data.coffee()).save(tmp_path / "coffee.png")
+    plain, half, all_of_them = (Photos(tmp_path, share) for share in (0.0, 0.5, 1.0))
+    contrasts, untouched = [], 0
+    for seed in range(20):
+        before, sometimes, after = (p.random_crop(64, np.random.default_rng(seed)) for p in (plain, half, all_of_them))
+        untouched += np.array_equal(before, sometimes)
+        assert after.dtype == np.uint8 and not np.array_equal(before, after)
+        grey, grey_after = before.mean(2).ravel(), after.mean(2).ravel()
+        assert np.corrcoef(np.argsort(np.argsort(grey)), np.argsort(np.argsort(grey_after)))[0, 1] > 0.9
+        contrasts.append(grey_after.std() / grey.std())
+    assert 4 < untouched < 16
+    assert min(contrasts) < 0.7, "some must be dull"
+
+
 def test_missing_and_empty_folders_are_answered_with_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="no folder"):
         Photos(tmp_path / "nowhere")
