@@ -108,7 +108,7 @@ class AdversarialLoss:
         weight: of the discriminator's opinion beside the bridge's loss.
         first_step: the discriminator judges the predictions of one step from this one on. Before, nothing is decided
             yet, and the average of all that is possible is the right prediction.
-        intensity_weight: of the error of mu and sigma of what is sampled.
+        intensity_weight: of the error of mu and sigma of what is sampled, and of its `amounts`.
         lattice_weight: of the `lattice` in what is sampled.
         judged: the degradations that are patterns. In the others the discriminator would ask for the very noise of low
             light, of which the codec keeps blocks.
@@ -163,7 +163,9 @@ class AdversarialLoss:
         change = discriminator(true + _NEARBY * torch.randn_like(true), *told) - on_true[: len(true)]
         slope = (change / _NEARBY).square().mean()
         reached, wanted = (self.bridge.intensity(end - batch["clean"]) for end in (latents, batch["degraded"]))
-        off = (reached - wanted).abs().sum(1).mean()
+        off = (reached - wanted).abs().sum(1).mean() + (amounts(generated - clean) - amounts(true - clean)).abs().sum(
+            1
+        ).mean()
         grid = lattice(generated - true, (clean.mean(1, keepdim=True) + 1) / 2).mean()
         loss = loss + self.weight * opinion.mean() + self.intensity_weight * off + self.lattice_weight * grid
         loss = loss + hinge + _SLOPE_WEIGHT * slope
@@ -190,6 +192,18 @@ class AdversarialLoss:
                 result = scheduler.step(output, timestep, latents, noise)
             latents = result.prev_sample
         return latents if last == self.steps - 1 else result.pred_original_sample
+
+
+def amounts(change: torch.Tensor) -> torch.Tensor:
+    """How much brighter and how much darker an image has become, in each colour: snow is white, and darkens nothing.
+
+    Args:
+        change: difference of two images in [-1, 1], [B, 3, H, W].
+
+    Returns:
+        [B, 6], in units of mu.
+    """
+    return torch.cat([relu(change), relu(-change)], dim=1).mean((2, 3)) / 2
 
 
 def lattice(error: torch.Tensor, brightness: torch.Tensor) -> torch.Tensor:

@@ -135,8 +135,14 @@ class LatentPairs(Dataset):
         }
 
 
-def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -> dict[str, torch.Tensor]:
+def encode_pairs(
+    codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path, recoloured_share: float = 0.0
+) -> dict[str, torch.Tensor]:
     """Encode stored pairs, or read what an earlier run, or the first of several processes, encoded.
+
+    Args:
+        recoloured_share: share of the pairs whose colour channels change places, in both images alike: a flake stays
+            white on water of any colour.
 
     Returns:
         clean, degraded: float16 [N, C, h, w]; mu, sigma: [N]; degradation, phrase: [N], indices into DEGRADATIONS and
@@ -144,20 +150,25 @@ def encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -
     """
     with processes().main_process_first():
         if not file.exists():
-            _encode_pairs(codec, arrays, file)
+            _encode_pairs(codec, arrays, file, recoloured_share)
     return torch.load(file, weights_only=True, mmap=True)
 
 
 @torch.no_grad()
-def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path) -> None:
+def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path, recoloured_share: float) -> None:
     device = processes().device
     codec = codec.to(device)
     encoded = {}
     chunk = 64
+    rng = np.random.default_rng(0)
+    order = np.tile(np.arange(3), (len(arrays["mu"]), 1))
+    order = np.where(rng.random((len(order), 1)) < recoloured_share, rng.permuted(order, axis=1), order)
     for name in ("clean", "degraded"):
         parts = []
         for start in tqdm(range(0, len(arrays["mu"]), chunk), desc=f"encoding {name} images"):
-            images = torch.from_numpy(arrays[name][start : start + chunk]).to(device)
+            some = slice(start, start + chunk)
+            images = np.take_along_axis(arrays[name][some], order[some, :, None, None], axis=1)
+            images = torch.from_numpy(images).to(device)
             parts.append(codec.encode(to_model_range(images)).latents.half().cpu())
         encoded[name] = torch.cat(parts)
     encoded |= {name: torch.from_numpy(np.array(arrays[name])) for name in ("mu", "sigma")}
@@ -287,7 +298,9 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         name = f"{stage['size']}-{stage['pairs']}"
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / f"pairs-{name}", recipe["workers"])
-        latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt")
+        share = stage.get("recoloured_share", 0.0)
+        name += f"-recoloured-{share}" if share else ""
+        latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt", share)
         scheduler = scheduler or fit_bridge(codec, latents, **recipe["bridge"])
         save = partial(
             save_pipeline,

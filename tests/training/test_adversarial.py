@@ -5,7 +5,7 @@ from torch import nn
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
-from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator, lattice
+from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator, amounts, lattice
 
 
 class _Bridge:
@@ -86,6 +86,13 @@ def test_a_grid_in_samples_counts_against_the_generator(batch):
     pulled, judging = _gradients(batch, lattice_weight=1.0)
     assert bool(pulled.any())
     assert torch.equal(judging, _gradients(batch)[1])
+
+
+def test_amounts_tell_brighter_from_darker_in_each_colour():
+    change = torch.zeros(1, 3, 4, 4)
+    change[0, 0, :2] = 0.4
+    change[0, 2, :, 0] = -0.8
+    assert amounts(change)[0].tolist() == pytest.approx([0.1, 0, 0, 0, 0, 0.1])
 
 
 def test_a_lattice_repeats_from_patch_to_patch():

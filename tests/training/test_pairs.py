@@ -1,11 +1,15 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from skimage import data
 
+from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
+from training.generator import encode_pairs
 from training.pairs import PHRASES, SimulatedPairs, stored_pairs
 from training.photos import Photos
 from training.simulators.matching import SIMULATORS, simulate
@@ -100,3 +104,22 @@ def test_missing_and_empty_folders_are_answered_with_a_sentence(tmp_path):
         Photos(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="No images in"):
         Photos(tmp_path)
+
+
+def test_recoloured_pairs_change_colours_alike_in_both_images(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.integers(0, 256, (12, 3, 16, 16), dtype=np.uint8) for name in ("clean", "degraded")}
+    arrays |= {name: np.zeros(12, dtype=np.float32) for name in ("mu", "sigma", "degradation", "phrase")}
+    codec = PatchCodec(latent_channels=8, width=8, depth=1)
+    encoded = encode_pairs(codec, arrays, tmp_path / "latents.pt", recoloured_share=0.5)
+    found = []
+    for order in itertools.permutations(range(3)):
+        recoloured = {name: arrays[name][:, order] for name in ("clean", "degraded")} | {"mu": arrays["mu"]}
+        recoloured |= {name: arrays[name] for name in ("sigma", "degradation", "phrase")}
+        plain = encode_pairs(codec, recoloured, tmp_path / f"{order}.pt")
+        same = [torch.isclose(plain[n], encoded[n], atol=1e-2).flatten(1).all(1) for n in ("clean", "degraded")]
+        assert torch.equal(*same)
+        found.append(same[0])
+    found = torch.stack(found)
+    assert bool((found.sum(0) == 1).all())
+    assert 0 < int(found[0].sum()) < 12, "some keep their colours, others do not"
