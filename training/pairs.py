@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d, interpolate, pad
+from torch.nn.functional import avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -228,8 +228,6 @@ class Crops(Dataset):
         sources: what has `pair(rng)`, each with its share of the samples; images smaller than `crop` are mirrored.
         clean_share: share of samples whose degraded image is the clean one: what is fine must stay. Half of them have
             grain, as photographs on film do, which must not be taken for the noise of low light.
-        defocus_share: share of samples of which some lies out of focus, in both images alike: a smooth grey background
-            must not be taken for a bank of haze.
         exposure_share: share of samples that are made darker or brighter, both images alike, by a gamma between a
             half and two: few photographs are dark or pale, and those must not be taken for low light or haze. Contrast
             is left alone: a duller copy with lifted shadows is what haze makes, and who learns to keep it keeps haze.
@@ -240,12 +238,11 @@ class Crops(Dataset):
         sources: list[tuple[StoredPairs | PairFolder, float]],
         crop: int,
         clean_share: float,
-        defocus_share: float,
         exposure_share: float,
         seed: int,
     ):
         self.sources, self.crop, self.seed = [s for s, _ in sources], crop, seed
-        self.clean_share, self.defocus_share, self.exposure_share = clean_share, defocus_share, exposure_share
+        self.clean_share, self.exposure_share = clean_share, exposure_share
         shares = np.array([share for _, share in sources])
         self.shares = shares / shares.sum()
 
@@ -259,27 +256,12 @@ class Crops(Dataset):
         if rng.random() < 0.5:
             pair = pair[..., ::-1]
         clean, degraded = torch.from_numpy(pair.copy()).float() / 255
-        if rng.random() < self.defocus_share:
-            clean, degraded = defocused(torch.stack([clean, degraded]), rng)
         if rng.random() < self.exposure_share:
             gamma = 2 ** rng.uniform(-1, 1)
             clean, degraded = clean**gamma, degraded**gamma
         if rng.random() < self.clean_share:
             degraded = clean = with_grain(clean, rng) if rng.random() < 0.5 else clean
         return {"degraded": degraded, "clean": clean}
-
-
-def defocused(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Images [B, 3, H, W] of one scene, a random part of which lies out of focus."""
-    height, width = images.shape[2:]
-    blurred = images
-    for _ in range(3):  # three boxes come close to a Gaussian
-        size = 2 * int(rng.integers(2, 9)) + 1
-        padded = pad(blurred, (size // 2,) * 4, mode="replicate")
-        blurred = avg_pool2d(avg_pool2d(padded, (size, 1), stride=1), (1, size), stride=1)
-    coarse = torch.from_numpy(rng.standard_normal((1, 1, 4, 4), dtype=np.float32)) + rng.uniform(-1, 1)
-    depth = interpolate(coarse, (height, width), mode="bicubic")
-    return torch.lerp(images, blurred, torch.sigmoid(depth / 0.1))
 
 
 def with_grain(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

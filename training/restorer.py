@@ -95,8 +95,7 @@ def main() -> None:
             sources.append((StoredPairs(arrays, recipe["shares"]), simulated_share))
         total = sum(len(folder.files) for folder in folders)
         sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]
-        shares = (recipe.get(f"{kind}_share", 0.0) for kind in ("clean", "defocus", "exposure"))
-        data = Crops(sources, stage["crop"], *shares, recipe["seed"] + number)
+        data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["exposure_share"], recipe["seed"] + number)
         loss = RestorationLoss(stage["loss"])
         train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
         averaged = read_state_dict(args.output / "restorer" / WEIGHTS)
