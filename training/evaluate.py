@@ -294,13 +294,13 @@ def main() -> None:
     if args.what == "restorers-sheet":
         files = Photos(args.photos).files
         chosen = [files[i] for i in args.choose] if args.choose else files[: args.limit or 6]
-        restorers_sheet(_restorers(args.restorers), chosen).save(args.output or "sheet.png")
+        restorers_sheet(_restorers(args.restorers), chosen).save(args.output or "sheet.png", quality=95)
         return
     photos = evaluation_squares(args.photos)[: args.limit]
     if args.what in sheets:
         photos = photos[args.choose] if args.choose else photos
         sheet = contact_sheet if args.what == "sheet" else structure_sheet
-        sheet(load_pipeline(args.model), photos).save(args.output or "sheet.png")
+        sheet(load_pipeline(args.model), photos).save(args.output or "sheet.png", quality=95)
         return
     if args.what == "restorers":
         result = evaluate_restorers(_restorers(args.restorers), photos)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -271,6 +270,6 @@ def with_grain(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     colour = rng.uniform(0, 1)
     grain = (1 - colour) ** 0.5 * grey + colour**0.5 * colours
     if rng.random() < 0.5:
-        grain = avg_pool2d(grain, 3, stride=1, padding=1)
+        grain = torch.nn.functional.avg_pool2d(grain, 3, stride=1, padding=1)
         grain = grain / grain.std()
     return (image + deviation * grain).clamp(0, 1)
