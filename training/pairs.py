@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from gendeg.degradations import DEGRADATIONS
+from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.prior import IntensityPrior
 from training.loop import processes
 from training.photos import SUFFIXES, Photos, load_image
@@ -26,20 +26,23 @@ _UNIFORM_EVERY = 4
 
 
 class SimulatedPairs(Dataset):
-    """Endless pairs of the six degradations; pair i depends on (seed, i) alone.
+    """Endless pairs of the six degradations in turn, or of one; pair i depends on (seed, i) alone.
 
     Items: clean, degraded (uint8 tensors [3, size, size]), degradation (index into DEGRADATIONS), phrase (index into
     PHRASES), mu, sigma (of the pair).
     """
 
-    def __init__(self, photos: Photos, size: int, seed: int = 0):
+    def __init__(self, photos: Photos, size: int, seed: int = 0, degradation: str | None = None):
         self.photos, self.size, self.seed = photos, size, seed
+        names = list(DEGRADATIONS)
+        self.turns = range(len(names)) if degradation is None else [names.index(get_degradation(degradation).name)]
         self.prior = IntensityPrior()
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
         clean = torch.from_numpy(self.photos.random_crop(self.size, rng).copy()).permute(2, 0, 1)
-        name = list(DEGRADATIONS)[index % len(DEGRADATIONS)]
+        number = self.turns[index % len(self.turns)]
+        name = list(DEGRADATIONS)[number]
         uniform = rng.integers(_UNIFORM_EVERY) == 0
         mu, sigma = self.prior.sample(name, rng, uniform=uniform)[:2]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -47,7 +50,7 @@ class SimulatedPairs(Dataset):
         return {
             "clean": clean,
             "degraded": (pair.degraded * 255).round().to(torch.uint8),
-            "degradation": torch.tensor(index % len(DEGRADATIONS), dtype=torch.uint8),
+            "degradation": torch.tensor(number, dtype=torch.uint8),
             "phrase": torch.tensor(PHRASES.index(pair.phrase), dtype=torch.uint8),
             "mu": torch.tensor(pair.mu),
             "sigma": torch.tensor(pair.sigma),
@@ -126,16 +129,22 @@ class Lottery:
 class StoredPairs:
     """Pairs in arrays, as `stored_pairs` gives them: `clean` and `degraded`, uint8 [N, 3, size, size], `degradation`.
 
-    `shares`: see `Lottery`.
+    Args:
+        sets: of arrays; one pair is as likely as another of its degradation, in whichever set it is.
+        shares: see `Lottery`.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], shares: Mapping[str, float]):
-        self.arrays, self.lottery = arrays, Lottery(arrays["degradation"], shares)
+    def __init__(self, sets: list[dict[str, np.ndarray]], shares: Mapping[str, float]):
+        self.sets, self.lottery = sets, Lottery(np.concatenate([s["degradation"] for s in sets]), shares)
 
     def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random pair (clean, degraded), uint8 [3, H, W]."""
         i = self.lottery.draw(rng)
-        return self.arrays["clean"][i], self.arrays["degraded"][i]
+        for arrays in self.sets:
+            if i < len(arrays["degradation"]):
+                break
+            i -= len(arrays["degradation"])
+        return arrays["clean"][i], arrays["degraded"][i]
 
 
 class PairFolder:

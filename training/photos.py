@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from training.scenes import draw_scene
 
@@ -19,15 +19,15 @@ class Photos:
 
     Args:
         folder: searched recursively; None draws procedural scenes instead.
-        retouched_share: share of the crops whose tones are changed, see `retouched`.
+        defocused_share: share of the crops that lie partly out of focus, see `defocused`.
 
     Raises:
         ValueError: if the folder does not exist or holds no image.
     """
 
-    def __init__(self, folder: str | Path | None = None, retouched_share: float = 0.0):
+    def __init__(self, folder: str | Path | None = None, defocused_share: float = 0.0):
         self.files: list[Path] = []
-        self.retouched_share = retouched_share
+        self.defocused_share = defocused_share
         if folder is None:
             return
         folder = Path(folder).expanduser()
@@ -46,8 +46,8 @@ class Photos:
             uint8 array [size, size, 3], RGB.
         """
         crop = self._random_crop(size, rng)
-        if self.retouched_share and rng.random() < self.retouched_share:
-            crop = retouched(crop, rng)
+        if self.defocused_share and rng.random() < self.defocused_share:
+            crop = defocused(crop, rng)
         return crop
 
     def _random_crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -80,22 +80,19 @@ def centre_square(file: str | Path, size: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(load_image(file), (size, size), Image.Resampling.LANCZOS))
 
 
-def retouched(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Another picture of the same scene: paler or duller, darker or brighter, warmer or colder.
+def defocused(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same picture with a random part of it out of focus.
 
-    A few hundred photographs hold few that are dull by themselves, and a restorer would know each of them by heart.
+    Few of a few hundred photographs have a smooth background, and a restorer takes what it rarely saw for haze.
 
     Args and returns:
         uint8 array [H, W, 3].
     """
-    values = image.astype(np.float32) / 255
-    values = values ** (2 ** rng.uniform(-0.7, 0.7))
-    grey = values.mean(2, keepdims=True)
-    values = grey + rng.uniform(0.2, 1.3) * (values - grey)
-    values = values * np.exp(0.08 * rng.standard_normal(3).astype(np.float32))
-    pivot, contrast = rng.uniform(0.2, 0.8), 2 ** rng.uniform(-1, 0.2)
-    values = pivot + contrast * (values - pivot)
-    return (values.clip(0, 1) * 255).round().astype(np.uint8)
+    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(2 ** rng.uniform(0.5, 3.5)))
+    depth = rng.standard_normal((4, 4)) + rng.uniform(-1, 1)
+    depth = Image.fromarray(depth.astype(np.float32)).resize(blurred.size, Image.Resampling.BICUBIC)
+    behind = 1 / (1 + np.exp(-np.asarray(depth)[..., None] / 0.1))
+    return (image + behind * (np.asarray(blurred).astype(np.float32) - image)).round().astype(np.uint8)
 
 
 def _random_window(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

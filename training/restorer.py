@@ -6,10 +6,13 @@ from folders (`training.create_dataset` makes them), or both. Training runs in s
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -88,11 +91,9 @@ def main() -> None:
     for number, stage in stages_to_train(recipe, args):
         sources = []
         if simulated_share > 0:
-            share = stage.get("retouched_share", 0.0)
-            pairs = SimulatedPairs(Photos(args.photos, share), stage["size"], recipe["seed"])
-            name = f"pairs-{stage['size']}-{stage['pairs']}" + (f"-retouched-{share}" if share else "")
-            arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / name, recipe["workers"])
-            sources.append((StoredPairs(arrays, recipe["shares"]), simulated_share))
+            sets = [_simulated(recipe, stage, args, None, stage["pairs"])]
+            sets += [_simulated(recipe, stage, args, *more) for more in stage.get("more_pairs", {}).items()]
+            sources.append((StoredPairs(sets, recipe["shares"]), simulated_share))
         total = sum(len(folder.files) for folder in folders)
         sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]
         data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["exposure_share"], recipe["seed"] + number)
@@ -100,6 +101,18 @@ def main() -> None:
         train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
         averaged = read_state_dict(args.output / "restorer" / WEIGHTS)
         model.load_state_dict({name: value.float() for name, value in averaged.items()})
+
+
+def _simulated(
+    recipe: dict[str, Any], stage: dict[str, Any], args: Namespace, degradation: str | None, count: int
+) -> dict[str, np.ndarray]:
+    """A stage's simulated pairs of all degradations, or of one; kept beside the output for other recipes."""
+    share = stage.get("defocused_share", 0.0)
+    pairs = SimulatedPairs(Photos(args.photos, share), stage["size"], recipe["seed"], degradation)
+    name = f"pairs-{stage['size']}-{count}"
+    name += f"-{degradation}" if degradation else ""
+    name += f"-defocused-{share}" if share else ""
+    return stored_pairs(pairs, count, args.output.parent / name, recipe["workers"])
 
 
 if __name__ == "__main__":

@@ -65,7 +65,22 @@ def test_pairs_of_different_sizes_are_refused(tmp_path):
 def _stored(count=8, size=32):
     """Pairs whose degraded image is the clean one, inverted; every pixel's value tells where it was."""
     clean = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-    return StoredPairs({"clean": clean, "degraded": 255 - clean, "degradation": np.arange(count) % 6}, {})
+    return StoredPairs([{"clean": clean, "degraded": 255 - clean, "degradation": np.arange(count) % 6}], {})
+
+
+def test_sets_of_stored_pairs_are_drawn_from_as_one():
+    def one_set(values):
+        images = np.array(values, np.uint8).reshape(-1, 1, 1, 1).repeat(3, 1)
+        return {"clean": images, "degraded": images + 100, "degradation": np.array(values) // 10}
+
+    pairs, rng = StoredPairs([one_set([0, 10, 11]), one_set([12, 13])], {"rain": 3.0}), np.random.default_rng(0)
+    drawn = []
+    for _ in range(2000):
+        clean, degraded = pairs.pair(rng)
+        assert int(degraded[0, 0, 0]) == int(clean[0, 0, 0]) + 100
+        drawn.append(int(clean[0, 0, 0]))
+    shares = np.bincount(drawn, minlength=14)[[0, 10, 11, 12, 13]] / 2000
+    assert shares == pytest.approx([1 / 4] + [3 / 16] * 4, abs=0.04)
 
 
 @pytest.mark.parametrize("crop", [16, 32, 48])
@@ -88,7 +103,7 @@ def test_samples_depend_on_seed_and_index_alone():
 def test_shares_of_sources_and_of_clean_samples():
     grey = np.full((1, 3, 16, 16), 128, np.uint8)
     dark, bright = (
-        StoredPairs({"clean": np.full_like(grey, v), "degraded": grey, "degradation": np.zeros(1)}, {})
+        StoredPairs([{"clean": np.full_like(grey, v), "degraded": grey, "degradation": np.zeros(1)}], {})
         for v in (0, 255)
     )
     data = Crops([(dark, 1.0), (bright, 3.0)], 16, clean_share=0.25, exposure_share=0.0, seed=0)
@@ -100,7 +115,7 @@ def test_shares_of_sources_and_of_clean_samples():
 
 def test_half_of_the_clean_samples_have_grain():
     grey = np.full((1, 3, 64, 64), 128, np.uint8)
-    pairs = StoredPairs({"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}, {})
+    pairs = StoredPairs([{"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}], {})
     data = Crops([(pairs, 1.0)], 64, clean_share=1.0, exposure_share=0.0, seed=0)
     samples = [data[i] for i in range(200)]
     deviations = torch.stack([sample["clean"].std() for sample in samples])
@@ -114,7 +129,7 @@ def test_half_of_the_clean_samples_have_grain():
 
 def test_some_samples_are_darker_or_brighter_both_images_alike():
     grey = np.full((1, 3, 16, 16), 128, np.uint8)
-    pairs = StoredPairs({"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}, {})
+    pairs = StoredPairs([{"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}], {})
     data = Crops([(pairs, 1.0)], 16, clean_share=0.0, exposure_share=0.4, seed=0)
     clean, degraded = (torch.stack([data[i][name][0, 0, 0] for i in range(600)]) for name in ("clean", "degraded"))
     gamma = clean.log() / np.log(128 / 255)
