@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -291,28 +292,41 @@ def main() -> None:
     parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
     parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
     args = parser.parse_args()
-    if args.what == "restorers-sheet":
+    try:
         files = Photos(args.photos).files
-        chosen = [files[i] for i in args.choose] if args.choose else files[: args.limit or 6]
-        restorers_sheet(_restorers(args.restorers), chosen).save(args.output or "sheet.png", quality=95)
+        model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.what == "restorers-sheet" and not files:
+        parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
+    if args.what == "restorers-sheet":
+        restorers_sheet(model, _chosen(files, args.choose) if args.choose else files[: args.limit or 6]).save(
+            args.output or "sheet.png", quality=95
+        )
         return
     photos = evaluation_squares(args.photos)[: args.limit]
     if args.what in sheets:
-        photos = photos[args.choose] if args.choose else photos
+        photos = torch.stack(_chosen(photos, args.choose)) if args.choose else photos
         sheet = contact_sheet if args.what == "sheet" else structure_sheet
-        sheet(load_pipeline(args.model), photos).save(args.output or "sheet.png", quality=95)
+        sheet(model, photos).save(args.output or "sheet.png", quality=95)
         return
     if args.what == "restorers":
-        result = evaluate_restorers(_restorers(args.restorers), photos)
+        result = evaluate_restorers(model, photos)
     elif args.what == "structure":
-        result = evaluate_structure(load_pipeline(args.model), photos)
+        result = evaluate_structure(model, photos)
     elif args.what == "control":
-        result = evaluate_control(load_pipeline(args.model), photos, match=False if args.unmatched else None)
+        result = evaluate_control(model, photos, match=False if args.unmatched else None)
     else:
-        result = {"codec": evaluate_codec(load_pipeline(args.model), photos)}
+        result = {"codec": evaluate_codec(model, photos)}
     print_table(result)
     if args.output:
         args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _chosen(photos: Sequence[Any], choose: list[int]) -> list[Any]:
+    if not all(0 <= i < len(photos) for i in choose):
+        raise SystemExit(f"--choose takes numbers from 0 to {len(photos) - 1}, of {len(photos)} photographs.")
+    return [photos[i] for i in choose]
 
 
 def _restorers(names: list[str] | None) -> list[Restorer]:

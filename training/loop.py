@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from restorers.torchvision_free import import_module
+from training.photos import Photos
 
 
 @dataclass(frozen=True)
@@ -331,5 +332,14 @@ def read_recipe(
     args = parser.parse_args()
     if not args.recipe.is_file():
         parser.error(f"there is no recipe {args.recipe}")
+    try:
+        recipe = yaml.safe_load(args.recipe.read_text())
+        Photos(args.photos)
+    except yaml.YAMLError as error:
+        parser.error(f"{args.recipe} is not YAML: {error}")
+    except ValueError as error:
+        parser.error(str(error))
+    if not isinstance(recipe, dict):
+        parser.error(f"{args.recipe} is not a recipe; see training/recipes")
     args.output = args.output or Path("runs") / args.recipe.stem
-    return yaml.safe_load(args.recipe.read_text()), args
+    return recipe, args

@@ -69,7 +69,10 @@ def main() -> None:
     pairs = {"type": Path, "action": "append", "default": [], "help": "folder of pairs; may be given several times"}
     initial = {"help": "restorer to start from instead of random weights: bundled name, file or folder"}
     recipe, args = read_recipe(__doc__, {"--pairs": pairs, "--initial": initial, **FIRST_STAGE})
-    folders = [PairFolder(folder) for folder in args.pairs]
+    try:
+        folders = [PairFolder(folder) for folder in args.pairs]
+    except ValueError as error:
+        raise SystemExit(f"--pairs: {error}") from error
     simulated_share = recipe["simulated_share"] if folders else 1.0
     torch.manual_seed(recipe["seed"])
     settings = dict(recipe["model"])

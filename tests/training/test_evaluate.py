@@ -74,3 +74,22 @@ def test_command(
     assert f"| codec | 2.000 | {table['psnr_mean']:.3f} |" in capsys.readouterr().out
     run("sheet", "--model", tiny_pipeline_folder, "--choose", *range(6), "--output", tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size == (4 * evaluate.SIZE + 3 * 4, 6 * (evaluate.SIZE + 20))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("codec", "--photos", "nowhere"), "There is no folder nowhere"),
+        (("codec", "--model", "nowhere/nothing/at/all"), "nowhere/nothing/at/all"),
+        (("restorers", "--restorers", "nothing"), "nothing"),
+        (("restorers-sheet",), "needs --photos"),
+        (("sheet", "--choose", "40"), "from 0 to 39"),
+    ],
+)
+def test_wrong_input_is_answered_with_a_sentence(
+    arguments: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as end:
+        evaluate.main()
+    assert sentence in capsys.readouterr().err + str(end.value)

@@ -162,10 +162,19 @@ def test_losses_are_least_where_images_agree():
         assert (values[0] < values[1]).all() and (values[1] < values[2]).all(), name
 
 
-def test_a_missing_recipe_is_answered_with_a_sentence():
-    result = subprocess.run(_command("codec", "nowhere.yaml"), cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("nowhere.yaml",), "there is no recipe nowhere.yaml"),
+        ((RECIPES / "codec-smoke.yaml", "--photos", "nowhere"), "There is no folder nowhere"),
+        ((RECIPES / "codec-smoke.yaml", "--photos", RECIPES), "No images in"),
+        ((ROOT / "README.md",), "README.md"),
+    ],
+)
+def test_wrong_input_is_answered_with_a_sentence(arguments: tuple[object, ...], sentence: str):
+    result = subprocess.run(_command("codec", *arguments), cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "there is no recipe nowhere.yaml" in result.stderr
+    assert sentence in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_generator_needs_a_codec():
