@@ -14,9 +14,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
+from restorers.images import upright
 from restorers.registry import Restorer, available, load_restorer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    except RuntimeError as error:  # torch, about the device
+    except (RuntimeError, AssertionError) as error:  # torch, about the device
         print(f"The device {args.device!r} cannot be used: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
     failed = 0
@@ -66,13 +67,16 @@ def _single_job(source: Path, target: Path) -> tuple[Path, Path]:
         target = target / source.name
     if target.suffix.lower() not in SUFFIXES:
         raise ValueError(f"The output {target} must end in {', '.join(SUFFIXES)}.")
+    if target.resolve() == source.resolve():
+        raise ValueError("Choose another output: the photograph would be replaced.")
     return source, target
 
 
 def _folder_jobs(folder: Path, output: Path) -> list[tuple[Path, Path]]:
     """Every photograph below `folder`, and where its result goes: the same place below `output`."""
-    if output.resolve() == folder.resolve():
+    if folder.resolve() == output.resolve():
         raise ValueError("Choose an output folder other than the input: the photographs would be replaced.")
+    inside = output.resolve().is_relative_to(folder.resolve())  # then it holds results of an earlier run
     if output.is_file():
         raise ValueError(f"The output {output} is a file; of a folder the results need a folder.")
     sources = [
@@ -80,7 +84,7 @@ def _folder_jobs(folder: Path, output: Path) -> list[tuple[Path, Path]]:
         for file in sorted(folder.rglob("*"))
         if file.suffix.lower() in SUFFIXES
         and not file.name.startswith(".")
-        and not file.resolve().is_relative_to(output.resolve())
+        and not (inside and file.resolve().is_relative_to(output.resolve()))
     ]
     if not sources:
         raise ValueError(f"The folder {folder} holds no photographs ({', '.join(SUFFIXES)}).")
@@ -91,15 +95,11 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
     """Restore one image file; `target` appears only when it is complete.
 
     Raises:
-        ValueError: if `source` cannot be read or `target` not be written; the message says why.
+        ValueError: if `source` cannot be read or restored, or `target` not be written; the message says why.
     """
     try:
         with Image.open(source) as file:
-            photo = ImageOps.exif_transpose(file)
-            if photo.mode.startswith(("I", "F")):
-                raise ValueError("it has more than 8 bits per channel")
-            if photo.mode not in ("RGB", "RGBA"):
-                photo = photo.convert("RGBA" if "transparency" in photo.info or "A" in photo.getbands() else "RGB")
+            photo = upright(file)
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise ValueError(f"{source} cannot be read: {str(error).rstrip('.')}.") from error
     with tqdm(desc=source.name, unit="tile", disable=None, leave=False) as bar:
@@ -108,7 +108,11 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        restored = restorer(photo, progress=progress)
+        try:
+            restored = restorer(photo, progress=progress)
+        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{source} could not be restored: {reason.rstrip('.')}.") from error
     if target.suffix.lower() in (".jpg", ".jpeg", ".bmp"):
         restored = restored.convert("RGB")
     part = target.with_name(f".{target.stem}.part{target.suffix}")

@@ -185,6 +185,7 @@ class SpandrelNetwork(nn.Module):
     """A network of spandrel's: pads and clamps as spandrel knows it must, [B, 3, H, W] to the same size."""
 
     architecture = "spandrel"
+    channels = (3, 3)
 
     def __init__(self, descriptor: Any):
         super().__init__()

@@ -10,6 +10,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 100_000_000  # of an image file; a larger one would need gigabytes once it is unpacked
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An image as it is meant to be seen: turned as its EXIF says; RGBA if it has transparency, else RGB.
+
+    Raises:
+        ValueError: if it has more than 8 bits per channel, which would be clipped.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ValueError("it has more than 8 bits per channel")
+    image = ImageOps.exif_transpose(image)
+    transparent = "transparency" in image.info or "A" in image.getbands()
+    return image.convert("RGBA" if transparent else "RGB")
+
+
 def open_image(path: str | Path) -> Image.Image:
     """Read an image file: upright (EXIF), RGB, 8 bits per channel; of several frames the first; alpha over white.
 
@@ -24,11 +37,8 @@ def open_image(path: str | Path) -> Image.Image:
         with file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if file.mode.startswith(("I", "F")):
-                raise ValueError("it has more than 8 bits per channel")
-            image = ImageOps.exif_transpose(file)
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = image.convert("RGBA")
+            image = upright(file)
+            if image.mode == "RGBA":
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
     except Image.DecompressionBombError:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from restorers.images import open_image
 from restorers.metrics import WINDOW, psnr, ssim
-from restorers.registry import Restorer, available, load_restorer
+from restorers.registry import Restorer, available, load_restorer, version
 from restorers.zero_gpu import on_gpu
 
 _HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a tile takes
@@ -84,18 +84,19 @@ class Restorers:
 
     def __init__(self) -> None:
         self.running = threading.Lock()  # two jobs at a time would only slow each other down
-        self._loaded: dict[str, Restorer] = {}
+        self._loaded: dict[str, tuple[object, Restorer]] = {}
         self.job = on_gpu(self._run)
 
     def get(self, name: str) -> Restorer:
-        """A loaded restorer; a failure is tried again at the next call.
+        """A loaded restorer, loaded anew when its file has changed; a failure is tried again at the next call.
 
         Raises:
             ValueError: if it cannot be loaded.
         """
-        if name not in self._loaded:
-            self._loaded[name] = load_restorer(name)
-        return self._loaded[name]
+        found = version(name)
+        if name not in self._loaded or self._loaded[name][0] != found:
+            self._loaded[name] = found, load_restorer(name)
+        return self._loaded[name][1]
 
     def _run(self, request: Request) -> Iterator[Tiles | Result | Failure | None]:
         yield from _in_background(self.running, lambda report: _restore(self, request, report))
@@ -154,9 +155,16 @@ def _restore(restorers: Restorers, request: Request, report: Callable[[Any], Non
             raise
         except ValueError as error:
             report(Failure(name, str(error)))
-        except Exception as error:  # out of memory, most likely
+        except Exception as error:
             logging.exception("The restorer %s failed.", name)
-            report(Failure(name, f"It failed ({type(error).__name__}). A smaller photograph needs less memory."))
+            report(Failure(name, _failure(error)))
+
+
+def _failure(error: Exception) -> str:
+    # torch says so of a GPU by a type of its own, of the CPU in the words of its allocator.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "There is too little memory for it. A smaller photograph needs less."
+    return f"It failed ({type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')})."
 
 
 def measure(image: Image.Image, clean: Image.Image) -> Quality:

@@ -53,6 +53,8 @@ def ssim(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
 
 
 def _check(restored: torch.Tensor, clean: torch.Tensor) -> None:
+    if not (restored.is_floating_point() and clean.is_floating_point()):
+        raise ValueError(f"Images must hold floats in [0, 1], not {restored.dtype} and {clean.dtype}.")
     if restored.shape != clean.shape or clean.ndim != 4 or clean.shape[1] != 3:
         raise ValueError(
             f"Restored and clean images must be [B, 3, H, W] of one size, not {list(restored.shape)} and "

@@ -61,6 +61,7 @@ class NAFNet(nn.Module):
 
     Attributes:
         arguments: those above, for `NAFNet(**arguments)`.
+        channels: of input and output.
         multiple: what height and width are padded to a multiple of.
     """
 
@@ -89,6 +90,7 @@ class NAFNet(nn.Module):
         }
         self.multiple = 2 ** len(enc_blk_nums)
         self.floats_per_pixel = 6 * width + 64
+        self.channels = (img_channel, out_channel)
         self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
         self.ending = nn.Conv2d(width, out_channel, 3, padding=1)
         self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()

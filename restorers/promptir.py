@@ -156,6 +156,7 @@ class PromptIR(nn.Module):
 
     Attributes:
         arguments: those above, for `PromptIR(**arguments)`.
+        channels: of input and output.
         multiple: what height and width are padded to a multiple of.
     """
 
@@ -203,6 +204,7 @@ class PromptIR(nn.Module):
             return nn.Sequential(*(block(channels, heads) for _ in range(count)))
 
         dims = [dim, 2 * dim, 4 * dim, 8 * dim]
+        self.channels = (inp_channels, out_channels)
         self.patch_embed = _PatchEmbed(inp_channels, dim, bias=False)
         self.prompt1, self.prompt2, self.prompt3 = (
             Prompt(prompt_dims[i], prompt_len, prompt_sizes[i], dims[i + 1]) for i in range(3)

@@ -14,6 +14,7 @@ from torch import nn
 
 from restorers.architectures import build, network_from_state_dict
 from restorers.checkpoint_files import CONFIG, SUFFIXES, WEIGHTS, read_config, read_state_dict
+from restorers.images import upright
 from restorers.restore import restore
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -51,15 +52,20 @@ class Restorer:
             memory_budget, progress: as in `restorers.restore.restore`.
 
         Returns:
-            The same kind: a PIL image (RGB; transparency is kept), or an array or tensor of the same shape and type.
+            The same kind: a PIL image (upright, see `restorers.images.upright`; RGB, or RGBA with the transparency it
+            had), or an array or tensor of the same shape and type.
 
         Raises:
             ValueError: for an image of another kind, shape, type or range.
         """
         if isinstance(image, Image.Image):
+            try:
+                image = upright(image)
+            except ValueError as error:
+                raise ValueError(f"The image cannot be restored: {error}.") from error
             rgb = np.asarray(image.convert("RGB"))
             restored = Image.fromarray(self(rgb, memory_budget, progress))
-            if "A" in image.getbands():
+            if image.mode == "RGBA":
                 restored.putalpha(image.getchannel("A"))
             return restored
         if isinstance(image, np.ndarray):
@@ -89,14 +95,25 @@ class Restorer:
 def available() -> dict[str, tuple[str, ...]]:
     """Names that `load_restorer` takes without a path, with the degradations each was trained for.
 
-    Bundled ones come first; of files in `models/`, named like their file without its ending, that is unknown: ().
+    Bundled ones come first; of files in `models/`, named like their file without its ending (with it where the name is
+    taken), that is unknown: ().
     """
     names = {}
     for folder in sorted(path.parent for path in BUNDLED.glob(f"*/{CONFIG}")):
         names[folder.name] = tuple(read_config(folder).get("trained_for", ()))
     for file in _user_files():
-        names.setdefault(file.stem, ())
+        names[file.name if file.stem in names else file.stem] = ()
     return names
+
+
+def version(name: str) -> tuple[Path, int]:
+    """What changes when someone puts other weights under a name of `available()`.
+
+    Raises:
+        ValueError: if there is no such restorer.
+    """
+    path = _find(name)
+    return path, (path / WEIGHTS if path.is_dir() else path).stat().st_mtime_ns
 
 
 def load_restorer(name_or_path: str | Path, device: str | torch.device | None = None) -> Restorer:
@@ -121,6 +138,10 @@ def load_restorer(name_or_path: str | Path, device: str | torch.device | None = 
             network, trained_for = network_from_state_dict(read_state_dict(path)), ()
         except ValueError as error:
             raise ValueError(f"{path.name}: {error}" if path.name not in str(error) else str(error)) from error
+    if network.channels != (3, 3):
+        raise ValueError(
+            "{} turns {} channels into {}: a restorer of photographs keeps RGB.".format(path.name, *network.channels)
+        )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = Path(name_or_path).stem if path.is_file() else Path(name_or_path).name
     return Restorer(name, network.to(device), trained_for)

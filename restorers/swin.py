@@ -35,6 +35,7 @@ class SwinRestorer(nn.Module):
 
     Attributes:
         arguments: those above but the last, for `SwinRestorer(**arguments)`.
+        channels: of input and output.
         multiple: what height and width are padded to a multiple of, so that every attention window is full. Train on
             crops of this size or multiples of it, or mirrored content is what the network learns from.
 
@@ -43,6 +44,7 @@ class SwinRestorer(nn.Module):
     """
 
     architecture = "swin"
+    channels = (3, 3)
 
     def __init__(
         self,

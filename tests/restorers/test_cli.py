@@ -73,6 +73,26 @@ def test_a_broken_photograph_does_not_stop_the_rest(weights, tmp_path, capsys):
     assert [file.name for file in out.iterdir()] == ["b.png"]
 
 
+def test_a_photograph_too_large_does_not_stop_the_rest(weights, tmp_path, monkeypatch, capsys):
+    def restore(network, image, *_):
+        if image.shape[-1] > 30:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return image
+
+    monkeypatch.setattr("restorers.registry.restore", restore)
+    _photo(tmp_path / "photos" / "a.png", size=(40, 20))
+    _photo(tmp_path / "photos" / "b.png")
+    assert main([str(tmp_path / "photos"), "-o", str(tmp_path / "out")]) == 2
+    assert "a.png could not be restored: DefaultCPUAllocator" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_a_folder_into_the_one_around_it(weights, tmp_path):
+    _photo(tmp_path / "photos" / "a.png")
+    assert main([str(tmp_path / "photos"), "-o", str(tmp_path)]) == 0
+    assert _value(tmp_path / "a.png") == ((13, 20), 151)
+
+
 def test_upright_and_transparent_photographs(weights, tmp_path):
     turned = Image.new("RGB", (20, 13), (100, 100, 100))
     exif = turned.getexif()
@@ -96,6 +116,13 @@ def test_upright_and_transparent_photographs(weights, tmp_path):
         (["empty", "-o", "out"], "holds no photographs"),
         (["full", "-o", "full"], "other than the input"),
         (["full", "-o", "photo.png"], "is a file"),
+        (["photo.png", "-o", "photo.png"], "would be replaced"),
+        (["photo.png", "-o", "."], "would be replaced"),
+        pytest.param(
+            ["photo.png", "-o", "out.png", "--device", "cuda"],
+            "device 'cuda' cannot be used",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it can be used"),
+        ),
         (["photo.png", "-o", "photo.png/out.png"], "cannot be written"),
     ],
 )

@@ -54,9 +54,25 @@ def test_an_image_too_small_for_ssim(brighten):
     assert result.quality.ssim is None and 13 < result.quality.psnr < 15
 
 
-def test_restorers_are_loaded_once(brighten):
+def test_restorers_are_loaded_once_unless_their_file_changes(brighten):
     restorers = Restorers()
-    assert restorers.get("little") is restorers.get("little")
+    little = restorers.get("little")
+    assert restorers.get("little") is little
+    save_restorer(restorers.get("much").network, brighten / "bundled" / "little", [])
+    assert restorers.get("little").network.ending.bias[0] == restorers.get("much").network.ending.bias[0]
+
+
+def test_what_failed_is_told(brighten):
+    restorers = Restorers()
+    for name, error in (("little", RuntimeError("It has no head.")), ("much", MemoryError())):
+
+        def fail(*_, error=error):
+            raise error
+
+        restorers.get(name).network.register_forward_pre_hook(fail)
+    events = restore_photo(restorers, Request(PHOTO, ("little", "much")))
+    told = {event.name: event.sentence for event in events if isinstance(event, Failure)}
+    assert told["little"] == "It failed (RuntimeError: It has no head)." and "too little memory" in told["much"]
 
 
 def test_closing_stops_the_work_and_frees_the_way(brighten):
@@ -67,7 +83,8 @@ def test_closing_stops_the_work_and_frees_the_way(brighten):
         begun.set()
         go_on.wait(10)
 
-    restorers.get("little").network.register_forward_pre_hook(wait)
+    for name in ("little", "much"):
+        restorers.get(name).network.register_forward_pre_hook(wait)
     events = restore_photo(restorers, Request(PHOTO, ("little", "much")))
     while not begun.is_set():
         next(events)
@@ -75,7 +92,7 @@ def test_closing_stops_the_work_and_frees_the_way(brighten):
     events.close()
     go_on.set()
     after = [e.name for e in restore_photo(restorers, Request(PHOTO, ("much",))) if isinstance(e, Result)]
-    assert after == ["much"] and len(calls) == 1
+    assert after == ["much"] and calls == [restorers.get(name).network for name in ("little", "much")]
 
 
 def test_what_is_asked(brighten):

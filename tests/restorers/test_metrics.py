@@ -52,6 +52,12 @@ def test_refuses_what_cannot_be_compared(metric, shape, other):
         metric(torch.zeros(shape), torch.zeros(other))
 
 
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_refuses_bytes(metric):
+    with pytest.raises(ValueError, match=r"floats in \[0, 1\]"):
+        metric(torch.zeros(1, 3, 20, 20, dtype=torch.uint8), torch.zeros(1, 3, 20, 20, dtype=torch.uint8))
+
+
 def test_ssim_needs_room_for_its_window():
     with pytest.raises(ValueError, match="11 x 11"):
         ssim(torch.zeros(1, 3, 10, 40), torch.zeros(1, 3, 10, 40))

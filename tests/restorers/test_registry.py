@@ -60,6 +60,15 @@ def test_files_of_the_user(bundle, name):
         assert restorer.name == "a" and restorer.trained_for == ()
 
 
+def test_files_of_the_user_whose_names_are_taken(bundle):
+    save_restorer(NAFNet(**NAFNET), bundle / "bundled" / "nafnet", ["rain"])
+    for name in ("nafnet.pth", "mine.pt", "mine.pth"):
+        torch.save(PromptIR(**PROMPTIR).state_dict(), bundle / "models" / name)
+    assert list(available()) == ["nafnet", "mine", "mine.pth", "nafnet.pth"]
+    assert load_restorer("nafnet", "cpu").network.architecture == "nafnet"
+    assert load_restorer("nafnet.pth", "cpu").network.architecture == "promptir"
+
+
 def test_every_kind_of_image_comes_back_as_it_was():
     restorer = Restorer("double", _Double())
     array = np.random.default_rng(0).integers(0, 128, (13, 22, 3), dtype=np.uint8)
@@ -79,6 +88,11 @@ def test_every_kind_of_image_comes_back_as_it_was():
     restored = restorer(transparent)
     assert restored.mode == "RGBA" and np.array_equal(np.asarray(restored)[..., 3], array[..., 0])
     assert restorer(image.convert("L")).mode == "RGB"
+    palette = Image.new("P", (4, 5))
+    palette.info["transparency"] = 0
+    assert restorer(palette).getpixel((0, 0)) == (0, 0, 0, 0)
+    image.getexif()[0x0112] = 6
+    assert restorer(image).size == (13, 22), "upright"
     assert np.array_equal(np.asarray(image), array), "what was given must not change"
 
 
@@ -86,6 +100,7 @@ def test_every_kind_of_image_comes_back_as_it_was():
     "image",
     [
         "photo.png",
+        Image.new("I;16", (4, 4)),
         np.zeros((4, 4), np.uint8),
         np.zeros((4, 4, 3), np.int64),
         np.full((4, 4, 3), 200.0),
@@ -151,10 +166,12 @@ def test_other_mistakes(tmp_path, bundle, monkeypatch):
     (tmp_path / "a.onnx").write_text("")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
+    torch.save(NAFNet(img_channel=6, out_channel=3, **NAFNET).state_dict(), tmp_path / "six.pth")
     for name, sentence in {
         tmp_path / "a.onnx": "must end in .safetensors",
         tmp_path / "list.pth": "holds no weights but a list",
         tmp_path / "unknown.pth": "unknown.pth: These weights belong to none",
+        tmp_path / "six.pth": "six.pth turns 6 channels into 3",
         tmp_path / "missing.pth": "There is no file",
         tmp_path: "no readable config.json",
         "nafnet": "There is no restorer 'nafnet'; there are none yet",
