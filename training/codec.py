@@ -51,7 +51,7 @@ def main() -> None:
     arrays = stored_pairs(
         SimulatedPairs(Photos(args.photos), pairs["size"], settings.seed),
         pairs["count"],
-        args.output.parent / f"pairs-{pairs['size']}-{pairs['count']}",
+        args.output.parent,
         pairs["workers"],
     )
     codec = PatchCodec(**recipe["model"])

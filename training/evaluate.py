@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +110,11 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
     print("| | " + " | ".join(c.replace("_", " ") for c in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for name, values in rows.items():
-        print(f"| {name.replace('_', ' ')} | " + " | ".join(f"{values[c]:.3f}" for c in columns) + " |")
+        print(
+            f"| {name.replace('_', ' ')} | "
+            + " | ".join(f"{values[c]:.3f}" if c in values else "" for c in columns)
+            + " |"
+        )
 
 
 def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 3) -> Image.Image:
@@ -251,7 +256,6 @@ def evaluate_restorers(restorers: list[Restorer], photos: torch.Tensor, seed: in
             gain = (after if name == "clean" else after - before).mean(1)
             row |= {f"{restorer.name}_psnr": float(gain[0]), f"{restorer.name}_ssim": float(gain[1])}
         table[name] = row
-    table["clean"] = {column: table["clean"].get(column, float("nan")) for column in table["haze"]}
     return table
 
 
@@ -292,6 +296,8 @@ def main() -> None:
     parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
     parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
     args = parser.parse_args()
+    if args.output and not args.output.parent.is_dir():
+        parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
     try:
         files = Photos(args.photos).files
         model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
@@ -307,6 +313,8 @@ def main() -> None:
     photos = evaluation_squares(args.photos)[: args.limit]
     if args.what in sheets:
         photos = torch.stack(_chosen(photos, args.choose)) if args.choose else photos
+        if len(photos) < len(DEGRADATIONS) or (args.choose and len(photos) > len(DEGRADATIONS)):
+            parser.error(f"A sheet shows {len(DEGRADATIONS)} photographs, one for each row; here are {len(photos)}.")
         sheet = contact_sheet if args.what == "sheet" else structure_sheet
         sheet(model, photos).save(args.output or "sheet.png", quality=95)
         return
@@ -320,7 +328,9 @@ def main() -> None:
         result = {"codec": evaluate_codec(model, photos)}
     print_table(result)
     if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
+        # JSON knows no infinity, the PSNR of an image that is left as it was.
+        finite = {n: {c: v if math.isfinite(v) else None for c, v in row.items()} for n, row in result.items()}
+        args.output.write_text(json.dumps(finite, indent=1) + "\n")
 
 
 def _chosen(photos: Sequence[Any], choose: list[int]) -> list[Any]:
@@ -333,7 +343,12 @@ def _restorers(names: list[str] | None) -> list[Restorer]:
     names = names or list(available())
     if not names:
         raise SystemExit("There are no restorers yet. Train one, or name a file with --restorers.")
-    return [load_restorer(name) for name in names]
+    restorers = [load_restorer(name) for name in names]
+    called = [restorer.name for restorer in restorers]
+    for restorer, name in zip(restorers, names, strict=True):
+        if called.count(restorer.name) > 1:  # every trained one lies in a folder `restorer`
+            restorer.name = str(name)
+    return restorers
 
 
 if __name__ == "__main__":

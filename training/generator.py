@@ -30,7 +30,15 @@ from gendeg.scheduler import BridgeScheduler, bridge_times
 from training import stable_diffusion
 from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator
 from training.codec import to_model_range
-from training.loop import FIRST_STAGE, LoopSettings, processes, read_recipe, stages_to_train, train
+from training.loop import (
+    FIRST_STAGE,
+    LoopSettings,
+    processes,
+    read_recipe,
+    stages_to_train,
+    train,
+    unless_a_later_stage_began,
+)
 from training.pairs import PHRASES, ConditionDropout, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 from training.pipeline_folder import write_pipeline
@@ -295,11 +303,10 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         load_weights(model, initial)
     scheduler = initial.scheduler if initial else None
     for number, stage in stages_to_train(recipe, args):
-        name = f"{stage['size']}-{stage['pairs']}"
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
-        arrays = stored_pairs(pairs, stage["pairs"], args.output.parent / f"pairs-{name}", recipe["workers"])
+        arrays = stored_pairs(pairs, stage["pairs"], args.output.parent, recipe["workers"])
         share = stage.get("recoloured_share", 0.0)
-        name += f"-recoloured-{share}" if share else ""
+        name = pairs.name(stage["pairs"]) + (f"-recoloured-{share}" if share else "")
         latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt", share)
         scheduler = scheduler or fit_bridge(codec, latents, **recipe["bridge"])
         save = partial(
@@ -310,6 +317,7 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             defaults=recipe["pipeline"],
             folder=args.output / "pipeline",
         )
+        save = unless_a_later_stage_began(save, args.output, number)
         loss = BridgeLoss(scheduler, codec, recipe["intensity_weight"])
         data = LatentPairs(
             latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number
@@ -324,7 +332,6 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
         else:
             train(model, loss, data, loop, folder, save)
-        load_weights(model, GenDegPipeline.from_pretrained(args.output / "pipeline"))
 
 
 def save_pipeline(

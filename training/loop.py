@@ -105,7 +105,7 @@ def train(
     """Train `model`, or go on with the training that `output` holds.
 
     Args:
-        model: everything that is trained, in one module.
+        model: everything that is trained, in one module; in the end it holds the averaged weights.
         loss: (model, batch) -> (loss, further numbers to log).
         data: endless indexed samples; step n takes samples [n * batch_size, (n + 1) * batch_size), so that a resumed
             run, or one on more processes, sees the same ones.
@@ -210,6 +210,7 @@ def train(
                 with_averaged_weights(partial(validate, progress.step))
     bar.close()
     checkpoint()
+    ema.copy_to(model.parameters())
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool) -> torch.optim.Optimizer:
@@ -309,6 +310,12 @@ def stages_to_train(recipe: dict[str, Any], args: argparse.Namespace) -> list[tu
     if args.first_stage > 1 and not args.initial:
         raise SystemExit("--first-stage leaves out what trained weights have behind them: name these with --initial.")
     return stages[args.first_stage - 1 :]
+
+
+def unless_a_later_stage_began(save: Callable[[Any], None], output: Path, number: int) -> Callable[[Any], None]:
+    """`save`, or nothing if what a later stage of the same run saved would be replaced by older weights."""
+    later = any(int(folder.name.removeprefix("stage-")) > number for folder in output.glob("stage-*"))
+    return (lambda model: None) if later else save
 
 
 def read_recipe(

@@ -37,6 +37,14 @@ class SimulatedPairs(Dataset):
         names = list(DEGRADATIONS)
         self.turns = range(len(names)) if degradation is None else [names.index(get_degradation(degradation).name)]
         self.prior = IntensityPrior()
+        self.degradation = degradation
+
+    def name(self, count: int) -> str:
+        """Tells `count` of these pairs from those of other sizes, degradations or photographs; for a folder's name.
+
+        Not from those of another seed: they serve as well, and are shared among recipes.
+        """
+        return "-".join(str(part) for part in (self.size, count, self.degradation, self.photos.name) if part)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
@@ -57,8 +65,10 @@ class SimulatedPairs(Dataset):
         }
 
 
-def stored_pairs(pairs: Dataset, count: int, folder: str | Path, workers: int) -> dict[str, np.ndarray]:
-    """The first `count` pairs, simulated once and kept in `folder`; an interrupted run goes on where it stopped.
+def stored_pairs(pairs: SimulatedPairs, count: int, parent: str | Path, workers: int) -> dict[str, np.ndarray]:
+    """The first `count` pairs, simulated once and kept in a folder below `parent`, which is named like them.
+
+    An interrupted run goes on where it stopped.
 
     Of several processes the first one simulates, the others find its pairs.
 
@@ -66,10 +76,10 @@ def stored_pairs(pairs: Dataset, count: int, folder: str | Path, workers: int) -
         The items' fields stacked, as arrays read from disk when touched.
     """
     with processes().main_process_first():
-        return _stored_pairs(pairs, count, Path(folder), workers)
+        return _stored_pairs(pairs, count, Path(parent) / f"pairs-{pairs.name(count)}", workers)
 
 
-def _stored_pairs(pairs: Dataset, count: int, folder: Path, workers: int) -> dict[str, np.ndarray]:
+def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int) -> dict[str, np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
     done = json.loads(state.read_text())["done"] if state.exists() else 0
@@ -79,8 +89,6 @@ def _stored_pairs(pairs: Dataset, count: int, folder: Path, workers: int) -> dic
         file = folder / f"{name}.npy"
         if file.exists():
             arrays[name] = np.lib.format.open_memmap(file, mode="r+")
-            if arrays[name].shape != shape:
-                raise ValueError(f"{folder} holds pairs of another recipe. Remove it or choose another output folder.")
         else:
             arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
     chunk = 32
@@ -173,7 +181,11 @@ class PairFolder:
                     row = json.loads(line)
                 except ValueError as error:
                     raise ValueError(f"{metadata}, line {number}, is not JSON.") from error
+                if not isinstance(row, dict):
+                    raise ValueError(f"{metadata}, line {number}, is no JSON object.")
                 if "clean_file_name" in row:
+                    if "file_name" not in row:
+                        raise ValueError(f"{metadata}, line {number}, names a clean file but no file_name.")
                     files = (metadata.parent / row["clean_file_name"], metadata.parent / row["file_name"])
                     for file in files:
                         if not file.is_file():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from restorers.images import upright
 from training.scenes import draw_scene
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -35,9 +37,16 @@ class Photos:
             raise ValueError(
                 f"There is no folder {folder}. Name a folder of photographs, or none for procedural scenes."
             )
-        self.files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES)
+        self.files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
         if not self.files:
             raise ValueError(f"No images in {folder} (looked for {', '.join(sorted(SUFFIXES))}).")
+
+    @property
+    def name(self) -> str:
+        """Tells these photographs from others, by their files' names and sizes in bytes; fit for a folder's name."""
+        files = "".join(f"{file.name} {file.stat().st_size}\n" for file in self.files)
+        name = hashlib.sha256(files.encode()).hexdigest()[:8] if self.files else "scenes"
+        return name + (f"-defocused-{self.defocused_share}" if self.defocused_share else "")
 
     def random_crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
         """A random square of a random photograph, at about its natural scale, flipped half of the time.
@@ -63,9 +72,16 @@ class Photos:
 
 
 def load_image(file: str | Path) -> Image.Image:
-    """Open an image upright and in RGB."""
-    with Image.open(file) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+    """Open an image upright and in RGB.
+
+    Raises:
+        ValueError: if it is damaged, or no image; the message says which file.
+    """
+    try:
+        with Image.open(file) as image:
+            return upright(image).convert("RGB")
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        raise ValueError(f"{file} cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:

@@ -18,9 +18,9 @@ from torch import nn
 
 from gendeg.degradations import DEGRADATIONS
 from restorers.architectures import NETWORKS
-from restorers.checkpoint_files import WEIGHTS, read_state_dict, save_restorer
+from restorers.checkpoint_files import save_restorer
 from restorers.registry import load_restorer
-from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_to_train, train
+from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_to_train, train, unless_a_later_stage_began
 from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, stored_pairs
 from training.photos import Photos
 
@@ -53,8 +53,6 @@ class RestorationLoss:
     """One of LOSSES over a batch; also logs the mean gain in PSNR over the degraded images, in dB."""
 
     def __init__(self, name: str):
-        if name not in LOSSES:
-            raise SystemExit(f"There is no loss {name!r}; there are {', '.join(LOSSES)}.")
         self.loss = LOSSES[name]
 
     def __call__(
@@ -69,6 +67,7 @@ def main() -> None:
     pairs = {"type": Path, "action": "append", "default": [], "help": "folder of pairs; may be given several times"}
     initial = {"help": "restorer to start from instead of random weights: bundled name, file or folder"}
     recipe, args = read_recipe(__doc__, {"--pairs": pairs, "--initial": initial, **FIRST_STAGE})
+    _check(recipe)
     try:
         folders = [PairFolder(folder) for folder in args.pairs]
     except ValueError as error:
@@ -101,21 +100,35 @@ def main() -> None:
         sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]
         data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["exposure_share"], recipe["seed"] + number)
         loss = RestorationLoss(stage["loss"])
-        train(model, loss, data, LoopSettings(**stage["loop"]), args.output / f"stage-{number}", save)
-        averaged = read_state_dict(args.output / "restorer" / WEIGHTS)
-        model.load_state_dict({name: value.float() for name, value in averaged.items()})
+        folder = args.output / f"stage-{number}"
+        save_stage = unless_a_later_stage_began(save, args.output, number)
+        train(model, loss, data, LoopSettings(**stage["loop"]), folder, save_stage)
+
+
+def _check(recipe: dict[str, Any]) -> None:
+    """Find what is wrong with a recipe now, not after the stages before it have been trained."""
+    parts = ("seed", "workers", "model", "clean_share", "exposure_share", "simulated_share", "shares", "stages")
+    missing = [part for part in parts if part not in recipe]
+    if missing:
+        raise SystemExit(f"This is no recipe for a restorer: it lacks {', '.join(missing)}.")
+    architecture = recipe["model"].get("architecture")
+    if architecture not in NETWORKS:
+        raise SystemExit(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
+    unknown = [name for name in recipe["shares"] if name not in DEGRADATIONS]
+    if unknown:
+        raise SystemExit(f"shares: there is no degradation {unknown[0]!r}; there are {', '.join(DEGRADATIONS)}.")
+    for stage in recipe["stages"]:
+        if stage.get("loss") not in LOSSES:
+            raise SystemExit(f"There is no loss {stage.get('loss')!r}; there are {', '.join(LOSSES)}.")
 
 
 def _simulated(
     recipe: dict[str, Any], stage: dict[str, Any], args: Namespace, degradation: str | None, count: int
 ) -> dict[str, np.ndarray]:
     """A stage's simulated pairs of all degradations, or of one; kept beside the output for other recipes."""
-    share = stage.get("defocused_share", 0.0)
-    pairs = SimulatedPairs(Photos(args.photos, share), stage["size"], recipe["seed"], degradation)
-    name = f"pairs-{stage['size']}-{count}"
-    name += f"-{degradation}" if degradation else ""
-    name += f"-defocused-{share}" if share else ""
-    return stored_pairs(pairs, count, args.output.parent / name, recipe["workers"])
+    photos = Photos(args.photos, stage.get("defocused_share", 0.0))
+    pairs = SimulatedPairs(photos, stage["size"], recipe["seed"], degradation)
+    return stored_pairs(pairs, count, args.output.parent, recipe["workers"])
 
 
 if __name__ == "__main__":

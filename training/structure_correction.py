@@ -122,8 +122,7 @@ def main() -> None:
     )
     pipeline = load_pipeline(args.model, dtype=torch.float32)
     pairs = SimulatedPairs(Photos(args.photos), recipe["pairs"]["size"], recipe["seed"])
-    folder = args.output.parent / f"pairs-{recipe['pairs']['size']}-{recipe['pairs']['count']}"
-    arrays = stored_pairs(pairs, recipe["pairs"]["count"], folder, recipe["pairs"]["workers"])
+    arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["pairs"]["workers"])
     torch.manual_seed(recipe["seed"])
     module = StructureCorrection(**recipe["model"])
     if pipeline.structure_correction is not None:

@@ -1,6 +1,7 @@
 """Evaluation: its tables say of what is known what is so, and its commands write them."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def test_command(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (("codec", "--output", "nowhere/codec.json"), "There is no folder nowhere to write codec.json to"),
+        (("sheet", "--choose", "0", "1"), "A sheet shows 6 photographs, one for each row; here are 2."),
         (("codec", "--photos", "nowhere"), "There is no folder nowhere"),
         (("codec", "--model", "nowhere/nothing/at/all"), "nowhere/nothing/at/all"),
         (("restorers", "--restorers", "nothing"), "nothing"),
@@ -93,3 +96,17 @@ def test_wrong_input_is_answered_with_a_sentence(
     with pytest.raises(SystemExit) as end:
         evaluate.main()
     assert sentence in capsys.readouterr().err + str(end.value)
+
+
+def test_restorers_of_one_name_are_told_apart(
+    tiny_restorers_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [str(tmp_path / run / "restorer") for run in "ab"]
+    for folder in folders:
+        shutil.copytree(tiny_restorers_folder / "nafnet", folder)
+    command = ["evaluate", "restorers", "--restorers", *folders, "--limit", "1", "--output", str(tmp_path / "x.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    evaluate.main()
+    table = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+    assert all({f"{folder}_psnr" for folder in folders} <= set(row) for row in table.values())
+    assert set(table["clean"]) < set(table["haze"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from training.loop import LoopSettings, train
+from training.loop import LoopSettings, train, unless_a_later_stage_began
 
 
 class _Line(Dataset):
@@ -43,10 +43,11 @@ def _factor(model):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_learns_and_saves_the_average(tmp_path, optimizer):
-    weight, averaged = _run(tmp_path, 300, optimizer=optimizer)
-    assert weight == pytest.approx(3, abs=0.5)
-    assert averaged != weight
-    assert averaged == pytest.approx(weight, abs=0.2)
+    held, saved = _run(tmp_path / "averaged", 300, optimizer=optimizer)
+    _, last = _run(tmp_path / "last", 300, optimizer=optimizer, ema_decay=0.0)
+    assert last == pytest.approx(3, abs=0.5)
+    assert held == saved != last
+    assert saved == pytest.approx(last, abs=0.2)
 
 
 def test_learns_in_bfloat16_too(tmp_path):
@@ -73,6 +74,17 @@ def test_a_stop_while_saving_loses_nothing(tmp_path):
     _run(tmp_path, 30)
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
     assert steps == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_finished_stage_does_not_replace_what_a_later_one_saved(tmp_path):
+    saved = []
+    for number in (1, 2, 10):
+        unless_a_later_stage_began(saved.append, tmp_path, number)(number)
+        (tmp_path / f"stage-{number}").mkdir()
+    assert saved == [1, 2, 10]
+    for number in (1, 2, 10):
+        unless_a_later_stage_began(saved.append, tmp_path, number)(number)
+    assert saved == [1, 2, 10, 10]
 
 
 def test_accumulation_changes_nothing_but_memory(tmp_path):

@@ -11,7 +11,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from training.generator import encode_pairs
 from training.pairs import PHRASES, SimulatedPairs, stored_pairs
-from training.photos import Photos
+from training.photos import Photos, load_image
 from training.simulators.matching import SIMULATORS, simulate
 
 
@@ -78,8 +78,28 @@ def test_storing_resumes(tmp_path):
         np.testing.assert_array_equal(
             arrays["clean"][index], np.random.default_rng(index).integers(0, 256, (3, 4, 4), dtype=np.uint8)
         )
-    with pytest.raises(ValueError, match="another recipe"):
-        stored_pairs(Counting(Photos(), 4), 64, tmp_path, workers=0)
+
+
+def test_pairs_of_other_photographs_are_not_taken_for_these(tmp_path):
+    names = set()
+    for name in ("coffee", "cat"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(getattr(data, name)()).save(tmp_path / name / "photo.png")
+        photos = Photos(tmp_path / name)
+        (clean, *_) = stored_pairs(SimulatedPairs(photos, 32), 6, tmp_path, workers=0)["clean"]
+        assert np.array_equal(clean, SimulatedPairs(photos, 32)[0]["clean"])
+        names |= {p.name(6) for p in (SimulatedPairs(photos, 32), SimulatedPairs(Photos(tmp_path / name, 0.5), 32))}
+    names |= {SimulatedPairs(photos, 32, degradation="snow").name(6), SimulatedPairs(Photos(), 32).name(6)}
+    assert len(names) == 6
+    assert SimulatedPairs(photos, 32, seed=1).name(6) in names, "another seed's pairs serve as well"
+
+
+def test_a_damaged_photograph_is_named(tmp_path):
+    (tmp_path / "._cat.jpg").write_text("no image, and hidden")
+    (tmp_path / "cat.jpg").write_text("no image")
+    (file,) = Photos(tmp_path).files
+    with pytest.raises(ValueError, match=r"cat\.jpg cannot be read"):
+        load_image(file)
 
 
 def test_photographs_come_upright_and_at_any_size(tmp_path):

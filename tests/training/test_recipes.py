@@ -177,6 +177,33 @@ def test_wrong_input_is_answered_with_a_sentence(arguments: tuple[object, ...], 
     assert sentence in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": {"architecture": "nafnett"}}, "There is no architecture 'nafnett'; there are nafnet"),
+        ({"shares": {"fog": 2.0}}, "there is no degradation 'fog'"),
+        ({"stages": [{"loss": "charbonier"}]}, "There is no loss 'charbonier'; there are charbonnier"),
+    ],
+)
+def test_a_wrong_restorer_recipe_is_told_before_anything_is_trained(tmp_path: Path, change, sentence):
+    recipe = yaml.safe_load((RECIPES / "restorer-smoke.yaml").read_text()) | change
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    result = subprocess.run(
+        _command("restorer", tmp_path / "recipe.yaml"), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert sentence in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_tools_recipe_is_told():
+    result = subprocess.run(
+        _command("restorer", RECIPES / "codec-smoke.yaml"), cwd=ROOT, capture_output=True, text=True
+    )
+    assert "This is no recipe for a restorer: it lacks" in result.stderr
+
+
 def test_a_generator_needs_a_codec():
     result = subprocess.run(
         _command("generator", RECIPES / "generator-smoke.yaml"), cwd=ROOT, capture_output=True, text=True
