@@ -1,6 +1,7 @@
 """Degrades one photograph: python -m gendeg photo.jpg --degradation haze -o hazy.png
 
-Prints the asked and the reached intensity. Without --mu or --sigma they are drawn the way real data sets have them.
+Prints the asked and the reached intensity. What is not given of --mu and --sigma is drawn, to fit
+what is, the way real data sets have them.
 """
 
 from __future__ import annotations
@@ -30,10 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _check_outputs(args.photo, [args.output, *([args.clean_output] if args.clean_output else [])])
         kind = get_degradation(args.degradation)
-        mu, sigma = args.mu, args.sigma
-        if mu is None or sigma is None:
-            drawn = IntensityPrior().sample(kind.name, np.random.default_rng(abs(args.seed)))
-            mu, sigma = drawn.mu if mu is None else mu, drawn.sigma if sigma is None else sigma
+        mu, sigma = IntensityPrior().complete(kind.name, np.random.default_rng(abs(args.seed)), args.mu, args.sigma)
         request = read_request(
             str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution, args.caption,
             args.structure_correction,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from gendeg.images import to_rgb
 
@@ -22,9 +25,24 @@ def available_captioner() -> Captioner | None:
         None if there is neither; nothing is downloaded to find out.
     """
     name = os.environ.get("GENDEG_CAPTIONS")
-    if not name and isinstance(try_to_load_from_cache(MODEL, "config.json"), str):
+    if not name and _is_downloaded(MODEL):
         name = MODEL
     return Captioner(name) if name else None
+
+
+def _is_downloaded(repository: str) -> bool:
+    """Whether all of a Hub repository's weights lie in the cache: 15 GB must not be fetched because of a click."""
+
+    def cached(file: str) -> str | None:
+        path = try_to_load_from_cache(repository, file)
+        return path if isinstance(path, str) else None
+
+    if not cached("config.json"):
+        return False
+    index = cached(SAFE_WEIGHTS_INDEX_NAME)
+    if not index:
+        return cached(SAFE_WEIGHTS_NAME) is not None
+    return all(map(cached, set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())))
 
 
 class Captioner:

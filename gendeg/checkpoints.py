@@ -152,27 +152,21 @@ def load_pipeline(
     source = _find(name_or_path)
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
         raise ValueError(f"{source} is not a GenDeg pipeline: it holds no model_index.json.")
+    read_settings(source)
+    pipeline, failed = None, False
     try:
-        pipeline = GenDegPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, HFValidationError) as error:  # the latter: a path, but no such folder
-        if Path(source).is_dir():
-            raise ValueError(
-                f"The folder {Path(source).name} lacks files of a generator, or they are damaged."
-            ) from error
-        raise ValueError(_unknown(name_or_path)) from error
-    if preset is not None:
-        apply_preset(pipeline, preset)
-    pipeline.set_progress_bar_config(disable=True)
-    if device.type == "cuda":
-        channels_last(pipeline)
-        if offload is None and not compile and not zero_gpu():  # ZeroGPU's memory is known in its calls only
-            offload = _too_large(pipeline, device)
-    try:
+        pipeline = _from_pretrained(source, dtype)
+        if preset is not None:
+            apply_preset(pipeline, preset)
+        pipeline.set_progress_bar_config(disable=True)
+        if device.type == "cuda":
+            channels_last(pipeline)
+            if offload is None and not compile and not zero_gpu():  # ZeroGPU's memory is known in its calls only
+                offload = _too_large(pipeline, device)
         if offload:
             pipeline.enable_model_cpu_offload(device=device)
         else:
             pipeline.to(device)
-        failed = False
     except Exception as error:
         failed = is_out_of_memory(error)
         if not failed:
@@ -180,13 +174,27 @@ def load_pipeline(
     if failed:  # said outside, where the error does not hold the memory any more
         del pipeline
         release_memory()
+        advice = ", or set GENDEG_OFFLOAD=1" if device.type == "cuda" and not offload else ""
         raise ValueError(
             f"There is not enough memory on {device} for the model {str(name_or_path)!r}. End other programs that use "
-            f"it, or set GENDEG_OFFLOAD=1."
+            f"it{advice}."
         )
     if compile:
         pipeline.unet.compile()
     return pipeline
+
+
+def _from_pretrained(source: str | Path, dtype: torch.dtype) -> GenDegPipeline:
+    try:
+        return GenDegPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    except Exception as error:  # the libraries raise almost anything on damaged files
+        if is_out_of_memory(error):
+            raise
+        if Path(source).is_dir():
+            raise ValueError(
+                f"The folder {Path(source).name} lacks files of a generator, or they are damaged."
+            ) from error
+        raise ValueError(_unknown(source)) from error
 
 
 def channels_last(pipeline: GenDegPipeline) -> None:
@@ -222,6 +230,9 @@ def _device(name: str | torch.device) -> torch.device:
         raise ValueError(
             f"There is no kind of device {name!r}. Choose cpu, cuda, or cuda:1 for the second GPU."
         ) from None
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device.type not in ("cpu", "cuda") and (here is None or here.type != device.type):
+        raise ValueError(f"There is no device of the kind {device.type!r} here. Choose cpu.")
     missing = device.type == "cuda" and not torch.cuda.is_available()
     if missing or (device.type == "cuda" and device.index and device.index >= torch.cuda.device_count()):
         raise ValueError(f"There is no CUDA device {str(name)!r} here. Without one, choose cpu.")

@@ -298,7 +298,12 @@ def main(arguments: list[str] | None = None) -> int:
         save_imported(pipeline, args.output)
         print(f'Imported into {args.output}. Use it by that name: load_pipeline("{args.output}").')
         if args.push_to_hub:
-            push_folder(args.output, args.push_to_hub)
+            try:
+                push_folder(args.output, args.push_to_hub)
+            except KeyboardInterrupt:
+                upload = f"hf upload {args.push_to_hub} {args.output}"
+                print(f"import: Stopped; {args.output} is complete. To upload it: {upload}", file=sys.stderr)
+                return 130
     except ValueError as error:
         print(f"import: {error}", file=sys.stderr)
         return 2

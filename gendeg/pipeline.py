@@ -7,6 +7,7 @@ guidance) and the compact profile's bridge (clean to degraded latent): the sched
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +167,7 @@ class GenDegPipeline(DiffusionPipeline):
         temperature: tuple[float, float] | None = None,
         structure_correction: bool | str = "auto",
         match_intensity: bool | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[[GenDegPipeline, int, torch.Tensor, dict[str, torch.Tensor]], Any] | None = None,
     ) -> GenDegOutput:
@@ -176,7 +177,7 @@ class GenDegPipeline(DiffusionPipeline):
             image: PIL image, array [H, W, 3] (uint8, or float in [0, 1]), tensor [3, H, W] in [0, 1], or several in a
                 list or batch. Worked on, and returned, with the short side at `resolution`.
             degradation: one of the six.
-            mu, sigma: asked intensity, for all or one each; None leaves it to the model.
+            mu, sigma: asked intensity, for all or one each; None, or NaN, leaves it to the model.
             prompt: caption of the scene, for all or one each; the degradation's phrase is put behind it.
             phrase: instead of the degradation's own, or of the variant that would be drawn; for all or one each; for
                 example "in snowy and hazy conditions".
@@ -199,7 +200,12 @@ class GenDegPipeline(DiffusionPipeline):
         """
         degradation = get_degradation(degradation)
         images = _to_tensors(image)
-        mus, sigmas = (_per_image(value, len(images), name) for value, name in ((mu, "mu"), (sigma, "sigma")))
+        mus, sigmas = (
+            [None if v is None or math.isnan(v) else float(v) for v in _per_image(value, len(images), name)]
+            for value, name in ((mu, "mu"), (sigma, "sigma"))
+        )
+        if isinstance(generator, (list, tuple)):
+            generator = _per_image(generator, len(images), "generator")
         prompts = _per_image(prompt, len(images), "prompt")
         steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
         if steps < 1:
@@ -306,11 +312,15 @@ class GenDegPipeline(DiffusionPipeline):
         caption = (caption or "").strip().rstrip(",.")
         if not caption:
             return phrase
-        tokens = self.tokenizer(caption, add_special_tokens=False).input_ids
+        prompt, tokens = f"{caption}, {phrase}", self.tokenizer(caption, add_special_tokens=False).input_ids
         room = self.tokenizer.model_max_length - len(self.tokenizer(f", {phrase}").input_ids)
-        if len(tokens) > room:
-            caption = self.tokenizer.decode(tokens[:room]).strip()
-        return f"{caption}, {phrase}"
+        while len(self.tokenizer(prompt).input_ids) > self.tokenizer.model_max_length:
+            if room <= 0:
+                return phrase
+            # A cut inside a character of several bytes leaves a sign that takes more tokens than were cut.
+            caption = self.tokenizer.decode(tokens[:room]).rstrip("\ufffd").strip()
+            prompt, room = f"{caption}, {phrase}", room - 1
+        return prompt
 
     def encode_context(
         self, prompts: list[str], mu: list[float | None] | None, sigma: list[float | None] | None
@@ -425,7 +435,8 @@ def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _per_image(value: Any, count: int, name: str) -> list[Any]:
-    values = list(value) if isinstance(value, (list, tuple, np.ndarray, torch.Tensor)) else [value] * count
+    several = isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim)
+    values = list(value) if several else [value] * count
     if len(values) != count:
         raise ValueError(f"There are {count} images but {len(values)} values of {name}.")
     return values

@@ -105,6 +105,28 @@ class IntensityPrior:
             sigma = _inside(rng.choice(NUM_BINS, p=histograms.sigma_given_mu[mu_bin]), SIGMA_MAX, rng)
         return IntensitySample(mu, sigma, dataset, bool(uniform))
 
+    def complete(
+        self, degradation: str, rng: np.random.Generator, mu: float | None = None, sigma: float | None = None
+    ) -> tuple[float, float]:
+        """(mu, sigma) of which one or both are drawn: sigma as real data have it at the given mu, or the reverse.
+
+        A given value that no data set has is taken for the nearest one that some data set has.
+
+        Raises:
+            ValueError: for an unknown degradation.
+        """
+        if mu is None and sigma is None:
+            return self.sample(degradation, rng)[:2]
+        if sigma is None:
+            row = self.sigma_given_mu(degradation)[_bin(mu, MU_MAX)]
+            return mu, _inside(rng.choice(NUM_BINS, p=row), SIGMA_MAX, rng)
+        if mu is None:
+            joint = self.mu_histogram(degradation)[:, None] * self.sigma_given_mu(degradation)
+            filled = np.flatnonzero(joint.any(0))
+            column = joint[:, filled[np.abs(filled - _bin(sigma, SIGMA_MAX)).argmin()]]
+            return _inside(rng.choice(NUM_BINS, p=column / column.sum()), MU_MAX, rng), sigma
+        return mu, sigma
+
     def sample_many(
         self, degradation: str, count: int, rng: np.random.Generator, uniform_every: int | None = UNIFORM_EVERY
     ) -> Iterator[IntensitySample]:
@@ -199,6 +221,10 @@ def _dense(counts: list[int]) -> np.ndarray:
 
 def _edges(maximum: float) -> np.ndarray:
     return np.arange(NUM_BINS + 1) * (maximum / NUM_BINS)
+
+
+def _bin(value: float, maximum: float) -> int:
+    return int(np.nan_to_num(np.clip(value / maximum * NUM_BINS, 0, NUM_BINS - 1)))  # checking is not its task
 
 
 def _inside(index: int, maximum: float, rng: np.random.Generator) -> float:

@@ -33,6 +33,13 @@ torch.set_num_threads(1)
 RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
 
 
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests neither need nor touch a network; what they download is what they put there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # for the processes they start
+
+
 @pytest.fixture(scope="session")
 def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random-weight pipeline whose codec reconstructs photographs."""

@@ -54,8 +54,8 @@ def initial_pipeline(source: str) -> GenDegPipeline:
         scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
         tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
         text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=torch.float32)
-        vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=torch.float32)
-        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(source, subfolder="vae", dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", dtype=torch.float32)
     except Exception as error:  # the libraries raise almost anything on damaged files, and without a network
         raise ValueError(
             f"There is no Stable Diffusion in {source!r}: neither a folder that holds scheduler, tokenizer, "

@@ -1,5 +1,7 @@
 """A captioner reads images in any form and says one sentence of each; a model that is not there is named."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -98,7 +100,18 @@ def test_the_app_describes_with_a_model_that_is_at_hand(captioner, tmp_path, mon
     monkeypatch.delenv("GENDEG_CAPTIONS", raising=False)
     monkeypatch.setattr("gendeg.captions.try_to_load_from_cache", lambda repository, file: None)
     assert available_captioner() is None
-    monkeypatch.setattr("gendeg.captions.try_to_load_from_cache", lambda repository, file: f"{repository}/{file}")
+    # As the Hub's cache fills: without all of the weights, a click would download the rest.
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    index = json.dumps({"weight_map": {"a": shards[0], "b": shards[1], "c": shards[1]}})
+    monkeypatch.setattr(
+        "gendeg.captions.try_to_load_from_cache",
+        lambda _, file: str(cache / file) if (cache / file).exists() else None,
+    )
+    for file, content in (("config.json", "{}"), ("model.safetensors.index.json", index), (shards[0], ""), (None, "")):
+        assert available_captioner() is None
+        (cache / (file or shards[1])).write_text(content)
     assert available_captioner().model == "Salesforce/blip2-opt-2.7b"
     monkeypatch.setenv("GENDEG_CAPTIONS", captioner.model)
     assert available_captioner().model == captioner.model

@@ -277,6 +277,18 @@ def test_other_mistakes(command, files, tmp_path):
     assert command(files[0], "--output", str(tmp_path / "folder"))[0] == 0, "an empty folder may be there already"
 
 
+def test_a_stop_during_the_upload_says_what_is_there(command, files, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gendeg.importer.check_repository", lambda name: None)
+    monkeypatch.setattr("gendeg.importer.push_folder", stop)
+    out = tmp_path / "pipeline"
+    code, errors = command(files[0], "--output", str(out), "--push-to-hub", "me/mine")
+    assert code == 130 and f"{out} is complete. To upload it: hf upload me/mine {out}" in errors
+    assert load_pipeline(out, device="cpu").unet is not None
+
+
 def test_as_a_command(tmp_path):
     command = [sys.executable, "-m", "gendeg.checkpoints", "import", "none.ckpt", "--output", str(tmp_path / "out")]
     (tmp_path / "tokenizer").mkdir()

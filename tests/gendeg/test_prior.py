@@ -140,6 +140,28 @@ def test_density_is_what_draws_follow(name):
     np.testing.assert_allclose(PRIOR.sigma_given_mu(name).sum(1), 1)
 
 
+@every_degradation
+def test_what_is_not_given_is_drawn_to_fit(name):
+    rng, joint = np.random.default_rng(0), expected(name)
+    mu, sigma = DEGRADATIONS[name].typical
+    counts = np.zeros((2, NUM_BINS))
+    for _ in range(3000):
+        given, drawn = PRIOR.complete(name, rng, mu=mu)
+        counts[0, int(drawn / SIGMA_WIDTH)] += given == mu
+        drawn, given = PRIOR.complete(name, rng, sigma=sigma)
+        counts[1, int(drawn / MU_WIDTH)] += given == sigma
+    row, column = joint[int(mu / MU_WIDTH)], joint[:, int(sigma / SIGMA_WIDTH)]
+    assert_follows(counts[0], row / row.sum())
+    assert_follows(counts[1], column / column.sum())
+    assert PRIOR.complete(name, rng, 0.3, 0.2) == (0.3, 0.2)
+    same, again = (np.random.default_rng(1) for _ in range(2))
+    assert PRIOR.complete(name, same) == PRIOR.sample(name, again)[:2]
+    for extreme in (0.0, 0.999, 5.0):  # far from all data
+        low, high = PRIOR.range(name)
+        assert low[0] <= PRIOR.complete(name, rng, sigma=extreme)[0] <= low[1]
+        assert high[0] <= PRIOR.complete(name, rng, mu=extreme)[1] <= high[1]
+
+
 def test_same_seed_same_draws():
     first, again, other = (list(PRIOR.sample_many("rain", 50, np.random.default_rng(seed))) for seed in (1, 1, 2))
     assert first == again

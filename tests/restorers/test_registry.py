@@ -161,8 +161,7 @@ def test_text_is_not_weights(tmp_path, suffix):
         load_restorer(path)
 
 
-def test_other_mistakes(tmp_path, bundle, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_other_mistakes(tmp_path, bundle):
     (tmp_path / "a.onnx").write_text("")
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "unknown.pth")
