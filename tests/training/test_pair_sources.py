@@ -1,6 +1,7 @@
 """Where restorers' training pairs come from: stored ones, folders, and the crops taken of them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,3 +149,9 @@ def test_shares_of_degradations():
 def test_shares_of_what_is_no_degradation_are_refused():
     with pytest.raises(ValueError, match="fog: no degradation; there are haze"):
         Lottery(np.zeros(3), {"fog": 1.0})
+
+
+def test_no_photograph_is_both_trained_on_and_measured():
+    lists = Path(__file__).parents[2] / "training" / "bsds500"
+    train, test = ((lists / f"{part}.txt").read_text().split() for part in ("train", "test"))
+    assert (len(set(train)), len(set(test))) == (291, 80) and not set(train) & set(test)
