@@ -23,9 +23,10 @@ from huggingface_hub.errors import HFValidationError
 
 import gendeg.codec
 import gendeg.scheduler
-from gendeg.memory import free_memory, is_out_of_memory, network_sizes, plan_memory, release_memory
+from gendeg.memory import free_memory, network_sizes, plan_memory, release_memory
 from gendeg.pipeline import GenDegPipeline
 from restorers.registry import MODELS
+from restorers.restore import is_out_of_memory
 from restorers.zero_gpu import zero_gpu
 
 BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "checkpoints"

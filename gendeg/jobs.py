@@ -18,9 +18,10 @@ from gendeg.captions import Captioner
 from gendeg.checkpoints import available_models, load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.images import open_image
-from gendeg.memory import is_out_of_memory, release_memory
+from gendeg.memory import release_memory
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import Request, Result, degrade, to_image
+from restorers.restore import is_out_of_memory
 from restorers.zero_gpu import on_gpu
 
 SWEEP_COLUMNS = 5

@@ -76,13 +76,6 @@ def offloaded(pipeline: DiffusionPipeline) -> bool:
     return getattr(pipeline, "_offload_device", None) is not None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed for want of memory, of the GPU or of the machine."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # what torch says on a CPU
-
-
 def release_memory() -> None:
     """Give back what nothing refers to any more. Pipelines hold circular references, which only gc resolves."""
     gc.collect()

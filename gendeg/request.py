@@ -15,8 +15,9 @@ from gendeg.checkpoints import preset_applied
 from gendeg.degradations import get_degradation
 from gendeg.images import open_image
 from gendeg.intensity import MU_MAX, SIGMA_MAX
-from gendeg.memory import is_out_of_memory, offloaded, release_memory, set_tiling
+from gendeg.memory import offloaded, release_memory, set_tiling
 from gendeg.pipeline import GenDegPipeline
+from restorers.restore import is_out_of_memory
 
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 200

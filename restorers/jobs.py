@@ -17,6 +17,7 @@ from PIL import Image
 from restorers.images import open_image
 from restorers.metrics import WINDOW, psnr, ssim
 from restorers.registry import Restorer, available, load_restorer, version
+from restorers.restore import is_out_of_memory
 from restorers.zero_gpu import on_gpu
 
 _HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a tile takes
@@ -161,8 +162,7 @@ def _restore(restorers: Restorers, request: Request, report: Callable[[Any], Non
 
 
 def _failure(error: Exception) -> str:
-    # torch says so of a GPU by a type of its own, of the CPU in the words of its allocator.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return "There is too little memory for it. A smaller photograph needs less."
     return f"It failed ({type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')})."
 

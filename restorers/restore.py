@@ -93,6 +93,13 @@ def default_budget(device: torch.device) -> int:
     return int(CUDA_SHARE * free_cuda_memory(device)) if device.type == "cuda" else CPU_BUDGET
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation failed for want of memory, of the GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # what torch says on a CPU
+
+
 def free_cuda_memory(device: torch.device) -> int:
     """Bytes that can still be had on a CUDA device, with those that torch holds in reserve."""
     free, _ = torch.cuda.mem_get_info(device)

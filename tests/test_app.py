@@ -309,7 +309,7 @@ def test_restore_survives_a_failing_network(restore, photo: Path, monkeypatch: p
     monkeypatch.setattr(NAFNet, "forward", fail)
     files, numbers = restore(photo, restorers=["nafnet", "swin"])
     assert "smaller photograph" in numbers["nafnet"]["error"] and len(files) == 1 and numbers["swin"]["seconds"] > 0
-    with pytest.raises(AppError, match="nafnet: It failed"):
+    with pytest.raises(AppError, match="nafnet: There is too little memory for it"):
         restore(photo, restorers=["nafnet"])
     monkeypatch.undo()
     assert len(restore(photo, restorers=["nafnet"])[0]) == 1
