@@ -1,7 +1,7 @@
 """Degrades one photograph: python -m gendeg photo.jpg --degradation haze -o hazy.png
 
-Prints the asked and the reached intensity. What is not given of --mu and --sigma is drawn, to fit
-what is, the way real data sets have them.
+Prints the asked and the reached intensity. What is not given of --mu and --sigma is drawn, to
+fit what is, the way real data sets have them.
 """
 
 from __future__ import annotations

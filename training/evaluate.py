@@ -26,12 +26,13 @@ from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
+from gendeg.images import open_image
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
 from restorers.metrics import psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
-from training.photos import Photos, centre_square, load_image, resize_short_side
+from training.photos import Photos, centre_square, resize_short_side
 from training.simulators.matching import simulate
 from training.structure_correction import one_step
 
@@ -263,7 +264,7 @@ def restorers_sheet(restorers: list[Restorer], files: list[Path]) -> Image.Image
     """Rows: a photograph each, as it is and restored by every restorer."""
     rows = []
     for file in files:
-        photo = resize_short_side(load_image(file), SIZE).crop((0, 0, SIZE, SIZE))
+        photo = resize_short_side(open_image(file), SIZE).crop((0, 0, SIZE, SIZE))
         rows.append([(photo, "as it is"), *((restorer(photo), restorer.name) for restorer in restorers)])
     return tile(rows)
 
@@ -303,12 +304,11 @@ def main() -> None:
         model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
     except ValueError as error:
         parser.error(str(error))
-    if args.what == "restorers-sheet" and not files:
-        parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
     if args.what == "restorers-sheet":
-        restorers_sheet(model, _chosen(files, args.choose) if args.choose else files[: args.limit or 6]).save(
-            args.output or "sheet.png", quality=95
-        )
+        if not files:
+            parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
+        chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
+        restorers_sheet(model, chosen).save(args.output or "sheet.png", quality=95)
         return
     photos = evaluation_squares(args.photos)[: args.limit]
     if args.what in sheets:

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.images import open_image
 from gendeg.prior import IntensityPrior
 from training.loop import processes
-from training.photos import SUFFIXES, Photos, load_image
+from training.photos import SUFFIXES, Photos
 from training.simulators.matching import simulate
 
 PHRASES = sorted(
@@ -107,6 +108,13 @@ def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int)
     return arrays
 
 
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Raises: ValueError if `shares` names something that is no degradation."""
+    unknown = set(shares) - set(DEGRADATIONS)
+    if unknown:
+        raise ValueError(f"{', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
+
+
 class Lottery:
     """Draws pairs, some degradations more often than others.
 
@@ -119,9 +127,7 @@ class Lottery:
     """
 
     def __init__(self, degradation: np.ndarray, shares: Mapping[str, float]):
-        unknown = set(shares) - set(DEGRADATIONS)
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
+        check_shares(shares)
         degradation = np.asarray(degradation)
         members = {name: np.flatnonzero(degradation == i) for i, name in enumerate(DEGRADATIONS)}
         self.members = [m for m in members.values() if len(m)]
@@ -207,7 +213,7 @@ class PairFolder:
     def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random pair (clean, degraded), uint8 [3, H, W]."""
         files = self.files[int(rng.integers(len(self.files)))]
-        clean, degraded = (np.asarray(load_image(file)).transpose(2, 0, 1) for file in files)
+        clean, degraded = (np.asarray(open_image(file)).transpose(2, 0, 1) for file in files)
         if clean.shape != degraded.shape:
             raise ValueError(f"{files[0]} and {files[1]} are a pair but differ in size.")
         return clean, degraded

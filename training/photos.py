@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from restorers.images import upright
+from gendeg.images import open_image
 from training.scenes import draw_scene
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -63,25 +63,12 @@ class Photos:
         if not self.files:
             scene = draw_scene(max(size, SHORT_SIDE), rng)
             return _random_window(scene, size, rng)
-        image = load_image(self.files[rng.integers(len(self.files))])
+        image = open_image(self.files[rng.integers(len(self.files))])
         short_side = max(size, round(SHORT_SIDE * rng.uniform(1.0, 1.2)))
         image = resize_short_side(image, short_side)
         if rng.random() < 0.5:
             image = ImageOps.mirror(image)
         return _random_window(np.asarray(image), size, rng)
-
-
-def load_image(file: str | Path) -> Image.Image:
-    """Open an image upright and in RGB.
-
-    Raises:
-        ValueError: if it is damaged, or no image; the message says which file.
-    """
-    try:
-        with Image.open(file) as image:
-            return upright(image).convert("RGB")
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise ValueError(f"{file} cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:
@@ -93,7 +80,7 @@ def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:
 
 def centre_square(file: str | Path, size: int) -> np.ndarray:
     """The evaluation crop: short side resized to `size`, centre square. uint8 array [size, size, 3]."""
-    return np.asarray(ImageOps.fit(load_image(file), (size, size), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.fit(open_image(file), (size, size), Image.Resampling.LANCZOS))
 
 
 def defocused(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -21,7 +21,7 @@ from restorers.architectures import NETWORKS
 from restorers.checkpoint_files import save_restorer
 from restorers.registry import load_restorer
 from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_to_train, train, unless_a_later_stage_began
-from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, stored_pairs
+from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, check_shares, stored_pairs
 from training.photos import Photos
 
 _PSNR_FLOOR = 1e-4  # mean squared error, 40 dB: a sample that is better does not count more
@@ -114,9 +114,10 @@ def _check(recipe: dict[str, Any]) -> None:
     architecture = recipe["model"].get("architecture")
     if architecture not in NETWORKS:
         raise SystemExit(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
-    unknown = [name for name in recipe["shares"] if name not in DEGRADATIONS]
-    if unknown:
-        raise SystemExit(f"shares: there is no degradation {unknown[0]!r}; there are {', '.join(DEGRADATIONS)}.")
+    try:
+        check_shares(recipe["shares"])
+    except ValueError as error:
+        raise SystemExit(f"shares: {error}") from error
     for stage in recipe["stages"]:
         if stage.get("loss") not in LOSSES:
             raise SystemExit(f"There is no loss {stage.get('loss')!r}; there are {', '.join(LOSSES)}.")

@@ -11,7 +11,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from training.generator import encode_pairs
 from training.pairs import PHRASES, SimulatedPairs, stored_pairs
-from training.photos import Photos, load_image
+from training.photos import Photos
 from training.simulators.matching import SIMULATORS, simulate
 
 
@@ -97,9 +97,10 @@ def test_pairs_of_other_photographs_are_not_taken_for_these(tmp_path):
 def test_a_damaged_photograph_is_named(tmp_path):
     (tmp_path / "._cat.jpg").write_text("no image, and hidden")
     (tmp_path / "cat.jpg").write_text("no image")
-    (file,) = Photos(tmp_path).files
-    with pytest.raises(ValueError, match=r"cat\.jpg cannot be read"):
-        load_image(file)
+    photos = Photos(tmp_path)
+    assert [file.name for file in photos.files] == ["cat.jpg"]
+    with pytest.raises(ValueError, match=r"cat\.jpg is not an image"):
+        photos.random_crop(32, np.random.default_rng(0))
 
 
 def test_photographs_come_upright_and_at_any_size(tmp_path):

@@ -181,7 +181,7 @@ def test_wrong_input_is_answered_with_a_sentence(arguments: tuple[object, ...], 
     ("change", "sentence"),
     [
         ({"model": {"architecture": "nafnett"}}, "There is no architecture 'nafnett'; there are nafnet"),
-        ({"shares": {"fog": 2.0}}, "there is no degradation 'fog'"),
+        ({"shares": {"fog": 2.0}}, "shares: fog: no degradation; there are haze"),
         ({"stages": [{"loss": "charbonier"}]}, "There is no loss 'charbonier'; there are charbonnier"),
     ],
 )
