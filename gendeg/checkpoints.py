@@ -61,7 +61,7 @@ class Settings:
         structure_correction: whether it holds a structure correction module.
     """
 
-    num_inference_steps: int
+    num_inference_steps: int | dict[str, int]
     guidance_scale: float | dict[str, float]
     image_guidance_scale: float
     resolution: int

@@ -7,6 +7,7 @@ Prompt phrases, the structure correction policy and the idea of filter threshold
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Degradation:
         label: what a person reads.
         phrase: what the text prompt says of it.
         structure_correction: whether the structure correction module (SCM) repairs the generated image.
-            Where it does not, the codec round trip of the clean image is the pair's ground truth.
+            Where it does not, the codec round trip of the clean image is the pair's ground truth, in the paper.
         mu_range, sigma_range: lowest and highest intensity that real data sets hold (1st to 99th percentile).
         typical: the median real (mu, sigma).
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
+        colours: what it can do to a colour: only lay "white" over it; make it brighter, darker or "paler"; None:
+            anything. See `gendeg.colours`.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
             the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
             faster than a number.
@@ -37,6 +40,7 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
+    colours: Literal["white", "paler"] | None = None
     variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
@@ -60,6 +64,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.074, 0.064),
             (0.005, 0.30),
             (("ORD", "in rainy and hazy conditions"),),
+            colours="white",
         ),
         Degradation(
             "snow",
@@ -71,6 +76,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.057, 0.070),
             (0.003, 0.30),
             (("CSD", "in snowy and hazy conditions"),),
+            colours="white",
         ),
         Degradation(
             "motion_blur",
@@ -97,6 +103,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.023, 0.142),
             (0.030, 0.086),
             (0.005, 0.20),
+            colours="paler",
         ),
         Degradation(
             "low_light",

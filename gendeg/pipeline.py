@@ -20,6 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import nn
 
+from gendeg.colours import keep_hue, lay_white
 from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
@@ -37,16 +38,19 @@ class GenDegOutput(BaseOutput):
     Attributes:
         images: the degraded images: PIL list, array [B, H, W, 3] or tensor [B, 3, H, W] in [0, 1].
         clean: the ground truths they pair with, in the same form, so that a pair differs by the degradation and not by
-            the codec: the clean images themselves where structure was corrected, else their codec round trips.
+            the codec: the clean images themselves where structure was corrected or white was laid over them, else
+            their codec round trips.
+        round_trip: whether `clean` is the codec's round trip.
         degradation_maps: |clean - degraded|, in the same form.
         prompts: what the text encoder was told of each image.
         mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
         structure_correction: whether the structure of the degraded images was corrected.
-        uncorrected: the degraded images before that and before matching, in the same form; None where it was not.
+        uncorrected: the degraded images before that and all that follows, in the same form; None where it was not.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
     clean: list[Image.Image] | np.ndarray | torch.Tensor
+    round_trip: bool
     degradation_maps: list[Image.Image] | np.ndarray | torch.Tensor
     prompts: list[str]
     mu: list[float]
@@ -77,9 +81,9 @@ def predict(
     return unet(inputs, timestep, encoder_hidden_states=context, class_labels=labels).sample
 
 
-def guidance_for(guidance_scale: float | dict[str, float], degradation: str) -> float:
-    """A model's own guidance scale, one number or {degradation: number}, for one degradation."""
-    return guidance_scale[degradation] if isinstance(guidance_scale, dict) else guidance_scale
+def own_value(setting: float | dict[str, float], degradation: str) -> float:
+    """A model's own setting, one number or {degradation: number}, for one degradation."""
+    return setting[degradation] if isinstance(setting, dict) else setting
 
 
 class GenDegPipeline(DiffusionPipeline):
@@ -94,8 +98,8 @@ class GenDegPipeline(DiffusionPipeline):
         structure_correction: lines generated images up with their clean ones (SCM); None: there is none.
         resolution: the short side, in pixels, that the model was trained at.
         max_side: long side beyond which images are scaled down further.
-        num_inference_steps, image_guidance_scale, match_intensity: defaults of a call.
-        guidance_scale: default of a call, one number or one for each degradation, {name: number}.
+        image_guidance_scale, restrict_colours, match_intensity: defaults of a call.
+        num_inference_steps, guidance_scale: defaults of a call, one number or one for each degradation, {name: number}.
         temperature: defaults of a call, {name of a degradation: [coarse, fine]}; None: [1, 1] for all.
         draw_variants: whether the model knows the phrases of `Degradation.variants`. Then a call draws one for each
             image, and text guidance leads there from the plain phrase instead of from the empty prompt.
@@ -116,11 +120,12 @@ class GenDegPipeline(DiffusionPipeline):
         structure_correction: StructureCorrection | None = None,
         resolution: int = 512,
         max_side: int = 1024,
-        num_inference_steps: int = 100,
+        num_inference_steps: int | dict[str, int] = 100,
         guidance_scale: float | dict[str, float] = 7.5,
         image_guidance_scale: float = 1.5,
         temperature: dict[str, list[float]] | None = None,
         draw_variants: bool = False,
+        restrict_colours: bool = False,
         match_intensity: bool = False,
     ):
         super().__init__()
@@ -141,6 +146,7 @@ class GenDegPipeline(DiffusionPipeline):
             image_guidance_scale=image_guidance_scale,
             temperature=temperature,
             draw_variants=draw_variants,
+            restrict_colours=restrict_colours,
             match_intensity=match_intensity,
         )
 
@@ -166,6 +172,7 @@ class GenDegPipeline(DiffusionPipeline):
         image_guidance_scale: float | None = None,
         temperature: tuple[float, float] | None = None,
         structure_correction: bool | str = "auto",
+        restrict_colours: bool | None = None,
         match_intensity: bool | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -187,6 +194,8 @@ class GenDegPipeline(DiffusionPipeline):
                 own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
+            restrict_colours: whether colours that the degradation cannot make are replaced by the nearest that it can
+                (rain, snow, raindrop), see `gendeg.colours`; None: the model's own setting.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
                 sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
             generator: random generator, or one for each image.
@@ -207,8 +216,9 @@ class GenDegPipeline(DiffusionPipeline):
         if isinstance(generator, (list, tuple)):
             generator = _per_image(generator, len(images), "generator")
         prompts = _per_image(prompt, len(images), "prompt")
-        steps = self.config.num_inference_steps if num_inference_steps is None else num_inference_steps
-        if steps < 1:
+        if num_inference_steps is None:
+            num_inference_steps = own_value(self.config.num_inference_steps, degradation.name)
+        if num_inference_steps < 1:
             raise ValueError("The number of steps must be at least 1.")
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f'output_type must be "pil", "np" or "pt", not {output_type!r}.')
@@ -217,7 +227,7 @@ class GenDegPipeline(DiffusionPipeline):
         if len(set(sizes)) > 1:
             raise ValueError("Images of different aspect ratios cannot share a batch. Call once for each.")
         if guidance_scale is None:
-            guidance_scale = guidance_for(self.config.guidance_scale, degradation.name)
+            guidance_scale = own_value(self.config.guidance_scale, degradation.name)
         if temperature is None:
             temperature = (self.config.temperature or {}).get(degradation.name, (1.0, 1.0))
         image_scale = self.config.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
@@ -235,7 +245,7 @@ class GenDegPipeline(DiffusionPipeline):
             clean_latents,
             context,
             null_context,
-            steps,
+            num_inference_steps,
             guidance_scale,
             image_scale,
             generator,
@@ -245,11 +255,16 @@ class GenDegPipeline(DiffusionPipeline):
         height, width = sizes[0]
         degraded = self.decode(latents)[..., :height, :width]
         uncorrected = degraded if correct else None
+        photo = clean.float()
         if correct:
-            degraded = self.correct_structure(clean, degraded)
-            clean = clean.float()
+            degraded, clean = self.correct_structure(clean, degraded), photo
         else:
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
+        if self.config.restrict_colours if restrict_colours is None else restrict_colours:
+            if degradation.colours == "white":
+                degraded, clean = lay_white(clean, degraded, over=photo), photo
+            elif degradation.colours == "paler":
+                degraded = keep_hue(clean, degraded)
         if self.config.match_intensity if match_intensity is None else match_intensity:
             degraded = matched(clean, degraded, mus, sigmas)
         reached_mu, reached_sigma = intensity(clean, degraded)
@@ -257,6 +272,7 @@ class GenDegPipeline(DiffusionPipeline):
         return GenDegOutput(
             images=_convert(degraded, output_type),
             clean=_convert(clean, output_type),
+            round_trip=clean is not photo,
             degradation_maps=_convert(degradation_map(clean, degraded), output_type),
             prompts=prompts,
             mu=reached_mu.tolist(),

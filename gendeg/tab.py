@@ -35,7 +35,7 @@ from gendeg.figures import (
 )
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
-from gendeg.pipeline import guidance_for
+from gendeg.pipeline import own_value
 from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, Request, Result, read_request
 from restorers.zero_gpu import on_gpu, zero_gpu
 
@@ -130,8 +130,8 @@ def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
     return (
         gr.update(visible=False),
         gr.update(value=OWN, visible=bool(settings.presets)),
-        settings.num_inference_steps,
-        guidance_for(settings.guidance_scale, degradation),
+        own_value(settings.num_inference_steps, degradation),
+        own_value(settings.guidance_scale, degradation),
         settings.image_guidance_scale,
         min(max(settings.resolution, RESOLUTIONS[0]), RESOLUTIONS[1]),
         gr.update(value="auto", visible=settings.structure_correction),
@@ -144,16 +144,19 @@ def preset_settings(model: str | None, degradation: str, preset: str) -> tuple[A
         own = PRESETS[preset] if preset != OWN else read_settings(model_source(model))
     except ValueError:
         return SKIP, SKIP, SKIP  # the notice says it already
-    return own.num_inference_steps, guidance_for(own.guidance_scale, degradation), own.image_guidance_scale
+    steps, scale = (own_value(value, degradation) for value in (own.num_inference_steps, own.guidance_scale))
+    return steps, scale, own.image_guidance_scale
 
 
-def guidance_of_degradation(model: str | None, degradation: str, preset: str) -> Any:
-    """The guidance scale, where the model has one for each degradation: it follows the one that was chosen."""
+def settings_of_degradation(model: str | None, degradation: str, preset: str) -> tuple[Any, Any]:
+    """(steps, guidance scale), where the model has one for each degradation: they follow the one that was chosen."""
     try:
-        own = read_settings(model_source(model)).guidance_scale
+        own = read_settings(model_source(model))
     except ValueError:
-        return SKIP
-    return guidance_for(own, degradation) if preset == OWN and isinstance(own, dict) else SKIP
+        return SKIP, SKIP
+    values = (own.num_inference_steps, own.guidance_scale)
+    steps, scale = (own_value(v, degradation) if preset == OWN and isinstance(v, dict) else SKIP for v in values)
+    return steps, scale
 
 
 def prepare_model(models: Models, model: str | None) -> Iterator[Any]:
@@ -469,7 +472,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **quick}
     degradation.input(change_degradation, degradation, [mu, sigma, plot], **quick)
-    degradation.input(guidance_of_degradation, [model, degradation, preset], guidance, **quick)
+    degradation.input(settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick)
     mu.change(**drawn)
     sigma.change(**drawn)
     draw.click(draw_intensity, degradation, [mu, sigma], **quick)

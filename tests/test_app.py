@@ -23,11 +23,11 @@ from gendeg.pipeline import GenDegPipeline
 from gendeg.request import _shrunk, read_request
 from gendeg.tab import (
     change_degradation,
-    guidance_of_degradation,
     list_models,
     model_settings,
     preset_settings,
     run_generate,
+    settings_of_degradation,
 )
 from restorers.nafnet import NAFNet
 from restorers.tab import list_restorers
@@ -221,18 +221,23 @@ def test_settings_follow_the_model(tiny_pipeline_folder: Path, tiny_paper_folder
     assert model_settings("compact", "haze")[-1]["visible"], "the bundled model holds a structure correction"
 
 
-def test_guidance_follows_the_degradation(tiny_pipeline_folder: Path, tiny_paper_folder: Path, tmp_path: Path) -> None:
+def test_steps_and_guidance_follow_the_degradation(
+    tiny_pipeline_folder: Path, tiny_paper_folder: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "model"))
     config = json.loads((folder / "model_index.json").read_text())
     config["guidance_scale"] = dict.fromkeys(DEGRADATIONS, 1.0) | {"rain": 2.0}
+    config["num_inference_steps"] = dict.fromkeys(DEGRADATIONS, 2) | {"rain": 3}
     (folder / "model_index.json").write_text(json.dumps(config))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENDEG_MODEL", str(folder))
-        assert [model_settings(None, name)[3] for name in ("haze", "rain")] == [1.0, 2.0]
-        assert [guidance_of_degradation(None, name, "own") for name in ("haze", "rain")] == [1.0, 2.0]
+        assert [model_settings(None, name)[2:4] for name in ("haze", "rain")] == [(2, 1.0), (3, 2.0)]
+        assert [settings_of_degradation(None, name, "own") for name in ("haze", "rain")] == [(2, 1.0), (3, 2.0)]
+        assert preset_settings(None, "rain", "own")[:2] == (3, 2.0)
         patch.setenv("GENDEG_MODEL", str(tiny_paper_folder))
         for preset in ("own", "fast"):
-            assert guidance_of_degradation(None, "rain", preset) == gr.skip(), "one for all: it stays as it was set"
+            kept = settings_of_degradation(None, "rain", preset)
+            assert kept == (gr.skip(), gr.skip()), "one for all: they stay as they were set"
 
 
 def test_answers_add_nothing_to_a_page_that_is_being_built(tiny_pipeline_folder: Path, photo: Path) -> None:

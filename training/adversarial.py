@@ -103,7 +103,7 @@ class AdversarialLoss:
     Args:
         bridge: the `BridgeLoss` of the stages before.
         codec: decodes what is judged; is not trained.
-        steps: of a sampling run, as in use.
+        steps: of a sampling run; as in use, or fewer, since every one costs time.
         temperature: {name of a degradation: [coarse, fine]}, as in use; [1, 1] for those not named.
         weight: of the discriminator's opinion beside the bridge's loss.
         first_step: the discriminator judges the predictions of one step from this one on. Before, nothing is decided

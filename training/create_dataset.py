@@ -141,7 +141,7 @@ class PairMaker:
             file = image_name(photo.path)
             row = {
                 "file_name": f"degraded/{name}/{file}-{batch.copy}.png",
-                "clean_file_name": f"clean/{file}{'' if output.structure_correction else '-codec'}.png",
+                "clean_file_name": f"clean/{file}{'-codec' if output.round_trip else ''}.png",
                 **_sample(photo, batch),
                 "prompt": output.prompts[i],
                 "mu_asked": round(asked.mu, 6),

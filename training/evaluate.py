@@ -3,6 +3,7 @@
 - `codec`: PSNR of the codec's round trip.
 - `control`: asked against reached intensity, per degradation.
 - `sheet`: a contact sheet, six degradations at three intensities.
+- `colours`: how far simulated rain, snow and drops keep to the colours that `gendeg.colours` allows.
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
 - `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
@@ -25,6 +26,7 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
+from gendeg.colours import keep_hue, lay_white
 from gendeg.degradations import DEGRADATIONS
 from gendeg.images import open_image
 from gendeg.intensity import intensity
@@ -182,7 +184,7 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             asked_part = {"mu": asked[part, 0], "sigma": asked[part, 1]}
             output = pipeline(
                 photos[part], name, **asked_part, generator=generators, output_type="pt",
-                structure_correction=True, match_intensity=False,
+                structure_correction=True, restrict_colours=False, match_intensity=False,
             )  # fmt: skip
             round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
             before = intensity(round_trip, output.uncorrected)
@@ -228,7 +230,7 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
         mu, sigma = SHEET_INTENSITIES[name][1]
         generator = torch.Generator().manual_seed(seed)
-        settings = {"structure_correction": True, "match_intensity": False}
+        settings = {"structure_correction": True, "restrict_colours": False, "match_intensity": False}
         output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, **settings)
         before, after = output.uncorrected[0], output.images[0]
         change = np.asarray(after, dtype=np.int16) - np.asarray(before)
@@ -236,6 +238,20 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
         cells = [(output.clean[0], "clean"), (before, f"{degradation.label}: off"), (after, f"on (policy: {policy})")]
         rows.append([*cells, (Image.fromarray((128 + 8 * change).clip(0, 255).astype(np.uint8)), "change x 8")])
     return tile(rows)
+
+
+# -------------------------------------------------------------------------------------------------------- colours
+
+
+def evaluate_colours(photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+    """PSNR of simulated degraded images whose colours are restricted to what the degradation can make."""
+    table = {}
+    for name in (n for n, d in DEGRADATIONS.items() if d.colours):
+        degraded = simulated_pairs(photos, name, seed).degraded
+        restrict = lay_white if DEGRADATIONS[name].colours == "white" else keep_hue
+        kept = psnr(restrict(photos, degraded), degraded)
+        table[name] = {"psnr_lowest": float(kept.min()), "psnr_median": float(kept.median())}
+    return table
 
 
 # ------------------------------------------------------------------------------------------------------ restorers
@@ -288,7 +304,7 @@ def tile(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    parser.add_argument("what", choices=("codec", "control", "structure", "restorers", *sheets))
+    parser.add_argument("what", choices=("codec", "control", "structure", "colours", "restorers", *sheets))
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--unmatched", action="store_true", help="control: without matching of degradation maps")
@@ -322,6 +338,8 @@ def main() -> None:
         result = evaluate_restorers(model, photos)
     elif args.what == "structure":
         result = evaluate_structure(model, photos)
+    elif args.what == "colours":
+        result = evaluate_colours(photos)
     elif args.what == "control":
         result = evaluate_control(model, photos, match=False if args.unmatched else None)
     else:

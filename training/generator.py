@@ -327,8 +327,8 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             settings = dict(stage["adversarial"])
             pair = AdversarialPair(model, Discriminator(len(PHRASES)))
             groups = pair.parameter_groups(settings.pop("discriminator_scale"))
-            sampling = recipe["pipeline"]["num_inference_steps"], recipe["pipeline"].get("temperature") or {}
-            loss = AdversarialLoss(loss, codec.to(processes().device), *sampling, **settings)
+            temperature = recipe["pipeline"].get("temperature") or {}
+            loss = AdversarialLoss(loss, codec.to(processes().device), temperature=temperature, **settings)
             train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
         else:
             train(model, loss, data, loop, folder, save)

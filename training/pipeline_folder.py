@@ -20,6 +20,7 @@ _SETTINGS = (
     "image_guidance_scale",
     "temperature",
     "draw_variants",
+    "restrict_colours",
     "match_intensity",
 )
 

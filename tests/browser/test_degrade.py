@@ -129,7 +129,7 @@ def test_another_model_brings_its_settings(
     expect(page.locator("#status")).to_contain_text("Done")
     page.click("#model input")
     page.get_by_role("option", name="compact").click()
-    expect(steps).to_have_value(str(checkpoints.read_settings("compact").num_inference_steps))
+    expect(steps).to_have_value(str(checkpoints.read_settings("compact").num_inference_steps["haze"]))
     expect(page.locator("#preset")).to_be_hidden()
     expect(page.locator("#structure-correction")).to_be_visible()
 

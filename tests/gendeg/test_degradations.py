@@ -19,6 +19,11 @@ def test_structure_correction_spares_streaks_flakes_and_dark_texture():
     assert corrected == {"haze", "motion_blur", "raindrop"}
 
 
+def test_what_can_happen_to_colours():
+    colours = {name: degradation.colours for name, degradation in DEGRADATIONS.items() if degradation.colours}
+    assert colours == {"rain": "white", "snow": "white", "raindrop": "paler"}
+
+
 @every_degradation
 def test_intensities_are_ordered(degradation):
     (mu_low, mu_high), (sigma_low, sigma_high) = degradation.mu_range, degradation.sigma_range

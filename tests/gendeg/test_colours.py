@@ -1,0 +1,83 @@
+"""Colours that rain, snow and drops can make, as rules that hold for all images."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gendeg.colours import keep_hue, lay_white
+from training.simulators.matching import simulate
+
+
+@st.composite
+def images(draw, count=2):
+    """Batches of one image each, [1, 3, 6, 7] in [0, 1], some of them with black, white or grey parts."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    batches = []
+    for _ in range(count):
+        image = rng.random((1, 3, 6, 7), dtype=np.float32)
+        image[..., :2] = rng.integers(0, 2)
+        image[..., 2:4] = image[:, :1, :, 2:4]
+        batches.append(torch.from_numpy(image))
+    return batches
+
+
+@given(images(count=3))
+def test_white_brightens_and_lies_between_the_photograph_and_white(some):
+    clean, degraded, over = some
+    for result, below in ((lay_white(clean, degraded), clean), (lay_white(clean, degraded, over), over)):
+        assert bool((result >= below - 1e-6).all()) and bool((result <= 1 + 1e-6).all())
+        share = (result - below) / (1 - below).clamp(min=1e-6)
+        visible = (1 - below).amin(1, keepdim=True) > 0.01
+        assert bool(((share.amax(1, keepdim=True) - share.amin(1, keepdim=True))[visible] < 1e-3).all())
+
+
+@given(images(), st.floats(0, 1))
+def test_white_of_any_opacity_stays_as_it_is(some, opacity):
+    clean, where = some
+    snowy = clean + opacity * where[:, :1] * (1 - clean)
+    torch.testing.assert_close(lay_white(clean, snowy), snowy, atol=0.01, rtol=0)
+
+
+@given(images(count=3))
+def test_the_same_white_is_laid_over_another_image(some):
+    clean, where, over = some
+    clean = clean.clamp(max=0.9)
+    snowy = clean + where[:, :1] * (1 - clean)
+    expected = over + where[:, :1] * (1 - over)
+    torch.testing.assert_close(lay_white(clean, snowy, over), expected, atol=0.01, rtol=0)
+
+
+@given(images())
+def test_hue_and_brightness_are_kept(some):
+    clean, degraded = some
+    result = keep_hue(clean, degraded)
+    colour, kept = (image - image.mean(1, keepdim=True) for image in (clean, result))
+    inside = ((result > 1e-3) & (result < 1 - 1e-3)).all(1, keepdim=True).expand_as(result)
+    parallel = torch.linalg.cross(kept, colour, dim=1).norm(dim=1) < 1e-5
+    assert bool(parallel[inside[:, 0]].all()), "no hue but that of the photograph"
+    assert bool((kept.norm(dim=1) <= colour.norm(dim=1) + 1e-4)[inside[:, 0]].all()), "paler, never gaudier"
+    brightness = (result - degraded).mean(1, keepdim=True).expand_as(result)
+    assert bool((brightness[inside].abs() < 1e-5).all())
+
+
+@given(images(), st.floats(0, 1))
+def test_what_is_only_brighter_darker_or_paler_stays_as_it_is(some, kept):
+    clean, brightness = some
+    clean = 0.4 + 0.2 * clean
+    grey = clean.mean(1, keepdim=True)
+    drop = grey + kept * (clean - grey) + 0.3 * (brightness[:, :1] - 0.5)
+    torch.testing.assert_close(keep_hue(clean, drop), drop, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("degradation", "rule", "at_least"), [("snow", lay_white, 33), ("rain", lay_white, 38), ("raindrop", keep_hue, 30)]
+)
+def test_the_simulators_keep_to_the_rules(degradation, rule, at_least):
+    import skimage.data
+
+    photo = torch.from_numpy(skimage.data.astronaut()[:256, :256].copy()).permute(2, 0, 1).float() / 255
+    degraded = simulate(photo, degradation, 0.08, 0.09, torch.Generator().manual_seed(0)).degraded
+    error = (rule(photo[None], degraded[None]) - degraded).square().mean()
+    assert -10 * error.log10() > at_least
