@@ -5,7 +5,7 @@ GenDeg (arXiv 2411.17687), Section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -104,7 +104,11 @@ _EXPONENT = (0.7, 1.5)
 
 
 def match_intensity(
-    clean: torch.Tensor, degraded: torch.Tensor, mu: Sequence[float | None], sigma: Sequence[float | None]
+    clean: torch.Tensor,
+    degraded: torch.Tensor,
+    mu: Sequence[float | None],
+    sigma: Sequence[float | None],
+    restrict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Bring degraded images nearer to the asked intensity by a tone curve of their degradation map.
 
@@ -115,10 +119,15 @@ def match_intensity(
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         mu, sigma: asked, one each; None leaves it as it is.
+        restrict: what results must obey: brings [B, 3, H, W] of (clean, degraded) back to that.
 
     Returns:
         Degraded images like `degraded`.
     """
+
+    def bounded(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+        return (restrict(clean[None], degraded[None])[0] if restrict else degraded).clamp(0, 1)
+
     matched = degraded.clone()
     for i, (asked_mu, asked_sigma) in enumerate(zip(mu, sigma, strict=True)):
         if asked_mu is None and asked_sigma is None:
@@ -135,10 +144,10 @@ def match_intensity(
             shaped = residual * magnitude ** (exponent - 1)
             gain = 1.0
             for _ in range(4):  # values that leave [0, 1] are cut off, so a gain does not move mu in proportion
-                candidate = (clean[i] + gain * shaped).clamp(0, 1)
+                candidate = bounded(clean[i], clean[i] + gain * shaped)
                 reached = float((candidate - clean[i]).abs().mean())
                 gain = min(max(gain * asked_mu / max(reached, 1e-6), _GAIN[0]), _GAIN[1])
-            candidate = (clean[i] + gain * shaped).clamp(0, 1)
+            candidate = bounded(clean[i], clean[i] + gain * shaped)
             reached_mu, reached_sigma = (float(v) for v in intensity(clean[i : i + 1], candidate[None]))
             miss = abs(reached_mu - asked_mu) + abs(reached_sigma - asked_sigma)
             if best is None or miss < best[0]:

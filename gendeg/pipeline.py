@@ -260,13 +260,15 @@ class GenDegPipeline(DiffusionPipeline):
             degraded, clean = self.correct_structure(clean, degraded), photo
         else:
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
-        if self.config.restrict_colours if restrict_colours is None else restrict_colours:
-            if degradation.colours == "white":
-                degraded, clean = lay_white(clean, degraded, over=photo), photo
-            elif degradation.colours == "paler":
-                degraded = keep_hue(clean, degraded)
+        restricted = self.config.restrict_colours if restrict_colours is None else restrict_colours
+        colours = degradation.colours if restricted else None
+        if colours == "white":
+            degraded, clean = lay_white(clean, degraded, over=photo), photo
+        elif colours == "paler":
+            degraded = keep_hue(clean, degraded)
         if self.config.match_intensity if match_intensity is None else match_intensity:
-            degraded = matched(clean, degraded, mus, sigmas)
+            restrict = keep_hue if colours == "paler" else None
+            degraded = matched(clean, degraded, mus, sigmas, restrict)
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(

@@ -187,6 +187,20 @@ def test_matching_keeps_places_and_signs():
     assert torch.equal(match_intensity(clean, untouched, [0.1], [None])[..., :24], clean[..., :24])
 
 
+def test_matching_measures_what_a_restriction_leaves():
+    clean, degraded = _pair(0, 0.08)
+    mu, sigma = (float(v) for v in intensity(clean, degraded))
+
+    def only_brighter(clean, degraded):
+        return degraded.maximum(clean)
+
+    halved = only_brighter(clean, degraded)
+    matched = match_intensity(clean, halved, [1.2 * float(intensity(clean, halved)[0])], [None], only_brighter)
+    assert bool((matched >= clean).all())
+    assert float(intensity(clean, matched)[0]) == pytest.approx(1.2 * float(intensity(clean, halved)[0]), rel=0.02)
+    assert bool((match_intensity(clean, degraded, [mu], [sigma], only_brighter) >= clean).all())
+
+
 def test_matching_is_bounded():
     clean, degraded = _pair(0, 0.05)
     change = (match_intensity(clean, degraded, [0.4], [None]) - clean).abs().max()
