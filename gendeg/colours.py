@@ -1,8 +1,9 @@
 """What a degradation can do to a colour (`Degradation.colours`), and generated images that keep to it.
 
-Snow and rain lay white light over a scene and darken nothing. In a drop the colours of the scene run together: it is
-brighter or darker than what it covers, and paler, but of the same hue. Simulated pairs keep to that closely
-(`python -m training.evaluate colours`); a small generator does not, and makes bluish clumps, dark specks and confetti.
+Snow and rain lay white light over a scene and darken nothing. Haze lays grey over it, and in a drop the colours of the
+scene run together: both may be brighter or darker than what they cover, and paler, but of the same hue. Simulated pairs
+keep to that closely (`python -m training.evaluate colours`); a small generator does not, and makes bluish clumps, dark
+specks and confetti.
 """
 
 from __future__ import annotations

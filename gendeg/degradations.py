@@ -52,7 +52,15 @@ DEGRADATIONS: dict[str, Degradation] = {
     d.name: d
     for d in (
         Degradation(
-            "haze", "Haze", "in hazy conditions", True, (0.030, 0.265), (0.020, 0.192), (0.107, 0.067), (0.02, 0.30)
+            "haze",
+            "Haze",
+            "in hazy conditions",
+            True,
+            (0.030, 0.265),
+            (0.020, 0.192),
+            (0.107, 0.067),
+            (0.02, 0.30),
+            colours="paler",
         ),
         Degradation(
             "rain",

@@ -195,7 +195,7 @@ class GenDegPipeline(DiffusionPipeline):
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
             restrict_colours: whether colours that the degradation cannot make are replaced by the nearest that it can
-                (rain, snow, raindrop), see `gendeg.colours`; None: the model's own setting.
+                (haze, rain, snow, raindrop), see `gendeg.colours`; None: the model's own setting.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
                 sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
             generator: random generator, or one for each image.

@@ -72,7 +72,8 @@ def test_what_is_only_brighter_darker_or_paler_stays_as_it_is(some, kept):
 
 
 @pytest.mark.parametrize(
-    ("degradation", "rule", "at_least"), [("snow", lay_white, 33), ("rain", lay_white, 38), ("raindrop", keep_hue, 30)]
+    ("degradation", "rule", "at_least"),
+    [("haze", keep_hue, 35), ("snow", lay_white, 33), ("rain", lay_white, 38), ("raindrop", keep_hue, 30)],
 )
 def test_the_simulators_keep_to_the_rules(degradation, rule, at_least):
     import skimage.data

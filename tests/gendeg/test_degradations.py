@@ -21,7 +21,7 @@ def test_structure_correction_spares_streaks_flakes_and_dark_texture():
 
 def test_what_can_happen_to_colours():
     colours = {name: degradation.colours for name, degradation in DEGRADATIONS.items() if degradation.colours}
-    assert colours == {"rain": "white", "snow": "white", "raindrop": "paler"}
+    assert colours == {"haze": "paler", "rain": "white", "snow": "white", "raindrop": "paler"}
 
 
 @every_degradation

@@ -160,7 +160,7 @@ def test_colours_are_restricted_where_the_model_or_the_call_says_so(compact, pho
     free, paler = run("raindrop"), run("raindrop", restrict_colours=True)
     torch.testing.assert_close(paler.images, keep_hue(free.clean, free.images))
     assert torch.equal(paler.clean, free.clean)
-    assert torch.equal(run("haze", restrict_colours=True).images, run("haze").images)
+    assert torch.equal(run("motion_blur", restrict_colours=True).images, run("motion_blur").images)
     compact.register_to_config(restrict_colours=True)
     try:
         assert torch.equal(run("snow").images, white.images)
