@@ -20,11 +20,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import nn
 
-from gendeg.colours import keep_hue, lay_white
 from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
 from gendeg.intensity import match_intensity as matched
+from gendeg.restrictions import keep_hue, lay_white, round_drops
 from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -98,7 +98,7 @@ class GenDegPipeline(DiffusionPipeline):
         structure_correction: lines generated images up with their clean ones (SCM); None: there is none.
         resolution: the short side, in pixels, that the model was trained at.
         max_side: long side beyond which images are scaled down further.
-        image_guidance_scale, restrict_colours, match_intensity: defaults of a call.
+        image_guidance_scale, restrict, match_intensity: defaults of a call.
         num_inference_steps, guidance_scale: defaults of a call, one number or one for each degradation, {name: number}.
         temperature: defaults of a call, {name of a degradation: [coarse, fine]}; None: [1, 1] for all.
         draw_variants: whether the model knows the phrases of `Degradation.variants`. Then a call draws one for each
@@ -125,7 +125,7 @@ class GenDegPipeline(DiffusionPipeline):
         image_guidance_scale: float = 1.5,
         temperature: dict[str, list[float]] | None = None,
         draw_variants: bool = False,
-        restrict_colours: bool = False,
+        restrict: bool = False,
         match_intensity: bool = False,
     ):
         super().__init__()
@@ -146,7 +146,7 @@ class GenDegPipeline(DiffusionPipeline):
             image_guidance_scale=image_guidance_scale,
             temperature=temperature,
             draw_variants=draw_variants,
-            restrict_colours=restrict_colours,
+            restrict=restrict,
             match_intensity=match_intensity,
         )
 
@@ -172,7 +172,7 @@ class GenDegPipeline(DiffusionPipeline):
         image_guidance_scale: float | None = None,
         temperature: tuple[float, float] | None = None,
         structure_correction: bool | str = "auto",
-        restrict_colours: bool | None = None,
+        restrict: bool | None = None,
         match_intensity: bool | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -194,8 +194,8 @@ class GenDegPipeline(DiffusionPipeline):
                 own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
-            restrict_colours: whether colours that the degradation cannot make are replaced by the nearest that it can
-                (haze, rain, snow, raindrop), see `gendeg.colours`; None: the model's own setting.
+            restrict: whether images are brought to what the degradation can make (haze, rain, snow, raindrop), see
+                `gendeg.restrictions`; None: the model's own setting.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
                 sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
             generator: random generator, or one for each image.
@@ -260,15 +260,15 @@ class GenDegPipeline(DiffusionPipeline):
             degraded, clean = self.correct_structure(clean, degraded), photo
         else:
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
-        restricted = self.config.restrict_colours if restrict_colours is None else restrict_colours
-        colours = degradation.colours if restricted else None
-        if colours == "white":
+        restrictions = degradation.restrictions if (self.config.restrict if restrict is None else restrict) else ()
+        if "white" in restrictions:
             degraded, clean = lay_white(clean, degraded, over=photo), photo
-        elif colours == "paler":
+        if "round" in restrictions:
+            degraded = round_drops(clean, degraded)
+        if "paler" in restrictions:
             degraded = keep_hue(clean, degraded)
         if self.config.match_intensity if match_intensity is None else match_intensity:
-            restrict = keep_hue if colours == "paler" else None
-            degraded = matched(clean, degraded, mus, sigmas, restrict)
+            degraded = matched(clean, degraded, mus, sigmas, keep_hue if "paler" in restrictions else None)
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(

@@ -3,7 +3,7 @@
 - `codec`: PSNR of the codec's round trip.
 - `control`: asked against reached intensity, per degradation.
 - `sheet`: a contact sheet, six degradations at three intensities.
-- `colours`: how far simulated haze, rain, snow and drops keep to the colours that `gendeg.colours` allows.
+- `colours`: how far simulated haze, rain, snow and drops keep to the colours that `gendeg.restrictions` allows.
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
 - `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
@@ -26,12 +26,12 @@ from scipy.stats import spearmanr
 from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
-from gendeg.colours import keep_hue, lay_white
 from gendeg.degradations import DEGRADATIONS
 from gendeg.images import open_image
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
+from gendeg.restrictions import keep_hue, lay_white
 from restorers.metrics import psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
 from training.photos import Photos, centre_square, resize_short_side
@@ -184,7 +184,7 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             asked_part = {"mu": asked[part, 0], "sigma": asked[part, 1]}
             output = pipeline(
                 photos[part], name, **asked_part, generator=generators, output_type="pt",
-                structure_correction=True, restrict_colours=False, match_intensity=False,
+                structure_correction=True, restrict=False, match_intensity=False,
             )  # fmt: skip
             round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
             before = intensity(round_trip, output.uncorrected)
@@ -230,7 +230,7 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
         mu, sigma = SHEET_INTENSITIES[name][1]
         generator = torch.Generator().manual_seed(seed)
-        settings = {"structure_correction": True, "restrict_colours": False, "match_intensity": False}
+        settings = {"structure_correction": True, "restrict": False, "match_intensity": False}
         output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, **settings)
         before, after = output.uncorrected[0], output.images[0]
         change = np.asarray(after, dtype=np.int16) - np.asarray(before)
@@ -246,10 +246,10 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
 def evaluate_colours(photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
     """PSNR of simulated degraded images whose colours are restricted to what the degradation can make."""
     table = {}
-    for name in (n for n, d in DEGRADATIONS.items() if d.colours):
+    for name in (n for n, d in DEGRADATIONS.items() if d.restrictions):
         degraded = simulated_pairs(photos, name, seed).degraded
-        restrict = lay_white if DEGRADATIONS[name].colours == "white" else keep_hue
-        kept = psnr(restrict(photos, degraded), degraded)
+        allowed = lay_white if "white" in DEGRADATIONS[name].restrictions else keep_hue
+        kept = psnr(allowed(photos, degraded), degraded)
         table[name] = {"psnr_lowest": float(kept.min()), "psnr_median": float(kept.median())}
     return table
 

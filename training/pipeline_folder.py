@@ -20,7 +20,7 @@ _SETTINGS = (
     "image_guidance_scale",
     "temperature",
     "draw_variants",
-    "restrict_colours",
+    "restrict",
     "match_intensity",
 )
 

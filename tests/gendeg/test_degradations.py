@@ -19,9 +19,10 @@ def test_structure_correction_spares_streaks_flakes_and_dark_texture():
     assert corrected == {"haze", "motion_blur", "raindrop"}
 
 
-def test_what_can_happen_to_colours():
-    colours = {name: degradation.colours for name, degradation in DEGRADATIONS.items() if degradation.colours}
-    assert colours == {"haze": "paler", "rain": "white", "snow": "white", "raindrop": "paler"}
+def test_restrictions():
+    restrictions = {name: d.restrictions for name, d in DEGRADATIONS.items() if d.restrictions}
+    white, paler = ("white",), ("paler",)
+    assert restrictions == {"haze": paler, "rain": white, "snow": white, "raindrop": ("round", "paler")}
 
 
 @every_degradation

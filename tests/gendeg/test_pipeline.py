@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from gendeg import load_pipeline
-from gendeg.colours import keep_hue
 from gendeg.degradations import DEGRADATIONS
 from gendeg.pipeline import GenDegPipeline, predict
+from gendeg.restrictions import keep_hue, round_drops
 
 
 @pytest.fixture(scope="module")
@@ -146,27 +146,27 @@ def test_a_model_has_its_own_settings_for_each_degradation(compact, photo, tmp_p
     assert batches == [2, 2, 1, 1] + 4 * [1, 1], "guidance costs only where it is"
 
 
-def test_colours_are_restricted_where_the_model_or_the_call_says_so(compact, photo):
+def test_images_are_restricted_where_the_model_or_the_call_says_so(compact, photo):
     def run(degradation, **options):
         options |= {"num_inference_steps": 2, "match_intensity": False, "output_type": "pt"}
         return compact(photo, degradation, generator=_seeded(), **options)
 
-    free, white = run("snow"), run("snow", restrict_colours=True)
+    free, white = run("snow"), run("snow", restrict=True)
     assert (free.round_trip, white.round_trip) == (True, False)
     assert bool((free.images < free.clean - 0.01).any()), "an untrained network darkens as well"
     assert bool((white.images >= white.clean - 1e-5).all())
     assert not torch.allclose(white.clean, free.clean, atol=0.01), "white lies over the photograph, not its round trip"
     assert white.mu[0] == pytest.approx(float((white.images - white.clean).abs().mean()), abs=1e-5)
-    free, paler = run("raindrop"), run("raindrop", restrict_colours=True)
-    torch.testing.assert_close(paler.images, keep_hue(free.clean, free.images))
+    free, paler = run("raindrop"), run("raindrop", restrict=True)
+    torch.testing.assert_close(paler.images, keep_hue(free.clean, round_drops(free.clean, free.images)))
     assert torch.equal(paler.clean, free.clean)
-    assert torch.equal(run("motion_blur", restrict_colours=True).images, run("motion_blur").images)
-    compact.register_to_config(restrict_colours=True)
+    assert torch.equal(run("motion_blur", restrict=True).images, run("motion_blur").images)
+    compact.register_to_config(restrict=True)
     try:
         assert torch.equal(run("snow").images, white.images)
-        assert run("snow", restrict_colours=False).round_trip, "a call may ask for something else"
+        assert run("snow", restrict=False).round_trip, "a call may ask for something else"
     finally:
-        compact.register_to_config(restrict_colours=False)
+        compact.register_to_config(restrict=False)
 
 
 def test_a_seed_draws_the_direction_of_a_blur(compact, photo, tmp_path):

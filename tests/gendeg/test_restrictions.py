@@ -1,4 +1,4 @@
-"""Colours that rain, snow and drops can make, as rules that hold for all images."""
+"""What degradations can make, as rules that hold for all images."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gendeg.colours import keep_hue, lay_white
+from gendeg.restrictions import keep_hue, lay_white, round_drops
 from training.simulators.matching import simulate
 
 
@@ -82,3 +82,34 @@ def test_the_simulators_keep_to_the_rules(degradation, rule, at_least):
     degraded = simulate(photo, degradation, 0.08, 0.09, torch.Generator().manual_seed(0)).degraded
     error = (rule(photo[None], degraded[None]) - degraded).square().mean()
     assert -10 * error.log10() > at_least
+
+
+def _with_a_drop(ragged):
+    """A grey image, and the same with a bright disc of radius 12; its outline and contents ragged if asked."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) - 0.5
+    inside = ((y - 30).square() + (x - 34).square()).sqrt() + (6 * noise if ragged else 0) < 12
+    clean = torch.full((1, 3, 64, 64), 0.4)
+    return clean, torch.where(inside, 0.8 + (0.3 * noise if ragged else 0), clean)
+
+
+def test_drops_become_round_and_smooth():
+    (clean, ragged), (_, disc) = _with_a_drop(True), _with_a_drop(False)
+    rounded = round_drops(clean, ragged)
+    assert (rounded - disc).abs().mean() < 0.7 * (ragged - disc).abs().mean()
+    outline, inner = (slice(None), slice(None), slice(16, 20)), (slice(None), slice(None), slice(24, 36), slice(28, 40))
+    assert rounded[inner].std() < 0.5 * ragged[inner].std()
+    assert torch.equal(rounded[..., :8, :], clean[..., :8, :]), "between drops the photograph stays as it is"
+    assert (rounded[outline] - disc[outline]).abs().mean() < (ragged[outline] - disc[outline]).abs().mean()
+
+
+def test_round_drops_stay_as_they_are():
+    clean, disc = _with_a_drop(False)
+    assert (round_drops(clean, disc) - disc).abs().mean() < 0.01
+    assert torch.equal(round_drops(clean, clean), clean)
+
+
+@given(images())
+def test_rounding_stays_in_range(some):
+    result = round_drops(*some)
+    assert bool(result.isfinite().all()) and result.min() >= -1e-6 and result.max() <= 1 + 1e-6
