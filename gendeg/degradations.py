@@ -24,8 +24,8 @@ class Degradation:
         typical: the median real (mu, sigma).
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
-        restrictions: what it can make: only "white" over the scene; nothing but brighter, darker or "paler" colours;
-            "round" drops. See `gendeg.restrictions`.
+        restriction: what it can do to a colour: only lay "white" over it; make it brighter, darker or "paler"; None:
+            anything. See `gendeg.restrictions`.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
             the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
             faster than a number.
@@ -40,7 +40,7 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
-    restrictions: tuple[Literal["white", "paler", "round"], ...] = ()
+    restriction: Literal["white", "paler"] | None = None
     variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
@@ -60,7 +60,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.020, 0.192),
             (0.107, 0.067),
             (0.02, 0.30),
-            restrictions=("paler",),
+            restriction="paler",
         ),
         Degradation(
             "rain",
@@ -72,7 +72,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.074, 0.064),
             (0.005, 0.30),
             (("ORD", "in rainy and hazy conditions"),),
-            restrictions=("white",),
+            restriction="white",
         ),
         Degradation(
             "snow",
@@ -84,7 +84,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.057, 0.070),
             (0.003, 0.30),
             (("CSD", "in snowy and hazy conditions"),),
-            restrictions=("white",),
+            restriction="white",
         ),
         Degradation(
             "motion_blur",
@@ -111,7 +111,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.023, 0.142),
             (0.030, 0.086),
             (0.005, 0.20),
-            restrictions=("round", "paler"),
+            restriction="paler",
         ),
         Degradation(
             "low_light",

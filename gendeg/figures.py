@@ -92,7 +92,7 @@ def difference_figure(result: Result) -> np.ndarray | None:
     """What structure correction changed, eight times enlarged around mid-grey: uint8 [H, W, 3]; None: nothing."""
     if result.uncorrected is None:
         return None
-    change = np.asarray(result.degraded, dtype=np.int16) - np.asarray(result.uncorrected)
+    change = np.asarray(result.corrected, dtype=np.int16) - np.asarray(result.uncorrected)
     return (128 + 8 * change).clip(0, 255).astype(np.uint8)
 
 

@@ -24,7 +24,7 @@ from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
 from gendeg.intensity import match_intensity as matched
-from gendeg.restrictions import keep_hue, lay_white, round_drops
+from gendeg.restrictions import keep_hue, lay_white
 from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -40,23 +40,25 @@ class GenDegOutput(BaseOutput):
         clean: the ground truths they pair with, in the same form, so that a pair differs by the degradation and not by
             the codec: the clean images themselves where structure was corrected or white was laid over them, else
             their codec round trips.
-        round_trip: whether `clean` is the codec's round trip.
         degradation_maps: |clean - degraded|, in the same form.
         prompts: what the text encoder was told of each image.
         mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
         structure_correction: whether the structure of the degraded images was corrected.
-        uncorrected: the degraded images before that and all that follows, in the same form; None where it was not.
+        uncorrected, corrected: the degraded images before and after that, in the same form, without the steps that
+            follow; None where it was not.
+        round_trip: whether `clean` is the codec's round trip.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
     clean: list[Image.Image] | np.ndarray | torch.Tensor
-    round_trip: bool
     degradation_maps: list[Image.Image] | np.ndarray | torch.Tensor
     prompts: list[str]
     mu: list[float]
     sigma: list[float]
     structure_correction: bool
     uncorrected: list[Image.Image] | np.ndarray | torch.Tensor | None
+    corrected: list[Image.Image] | np.ndarray | torch.Tensor | None
+    round_trip: bool
 
 
 def predict(
@@ -260,27 +262,27 @@ class GenDegPipeline(DiffusionPipeline):
             degraded, clean = self.correct_structure(clean, degraded), photo
         else:
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
-        restrictions = degradation.restrictions if (self.config.restrict if restrict is None else restrict) else ()
-        if "white" in restrictions:
+        corrected = degraded
+        restriction = degradation.restriction if (self.config.restrict if restrict is None else restrict) else None
+        if restriction == "white":
             degraded, clean = lay_white(clean, degraded, over=photo), photo
-        if "round" in restrictions:
-            degraded = round_drops(clean, degraded)
-        if "paler" in restrictions:
+        elif restriction == "paler":
             degraded = keep_hue(clean, degraded)
         if self.config.match_intensity if match_intensity is None else match_intensity:
-            degraded = matched(clean, degraded, mus, sigmas, keep_hue if "paler" in restrictions else None)
+            degraded = matched(clean, degraded, mus, sigmas, keep_hue if restriction == "paler" else None)
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(
             images=_convert(degraded, output_type),
             clean=_convert(clean, output_type),
-            round_trip=clean is not photo,
             degradation_maps=_convert(degradation_map(clean, degraded), output_type),
             prompts=prompts,
             mu=reached_mu.tolist(),
             sigma=reached_sigma.tolist(),
             structure_correction=correct,
             uncorrected=_convert(uncorrected, output_type) if correct else None,
+            corrected=_convert(corrected, output_type) if correct else None,
+            round_trip=clean is not photo,
         )
 
     def _corrects(self, degradation: Degradation, asked: bool | str) -> bool:

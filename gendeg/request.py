@@ -63,7 +63,8 @@ class Result:
         clean, degraded: RGB, one size, aligned.
         degradation_map: |clean - degraded|, mean over the colours: [H, W] in [0, 1].
         mu, sigma: the intensity reached.
-        uncorrected: the degraded photograph before its structure was corrected; None if it was not.
+        uncorrected, corrected: the degraded photograph before and after its structure was corrected, without the steps
+            that follow; None if it was not.
         request: what was asked.
     """
 
@@ -73,6 +74,7 @@ class Result:
     mu: float
     sigma: float
     uncorrected: Image.Image | None
+    corrected: Image.Image | None
     request: Request
 
 
@@ -162,8 +164,9 @@ def degrade(
     if output is None:  # said here, where the error does not hold the memory any more
         release_memory()
         raise ValueError(_out_of_memory(pipeline, len(requests), width, height))
-    uncorrected = output.uncorrected if output.structure_correction else [None] * len(requests)
-    images = (output.clean, output.images, output.degradation_maps, uncorrected)
+    nothing = [None] * len(requests)
+    correction = (output.uncorrected, output.corrected) if output.structure_correction else (nothing, nothing)
+    images = (output.clean, output.images, output.degradation_maps, *correction)
     return [
         Result(
             to_image(clean),
@@ -171,10 +174,11 @@ def degrade(
             map_.mean(2),
             mu,
             sigma,
-            None if raw is None else to_image(raw),
+            None if before is None else to_image(before),
+            None if after is None else to_image(after),
             request,
         )
-        for clean, degraded, map_, raw, mu, sigma, request in zip(
+        for clean, degraded, map_, before, after, mu, sigma, request in zip(
             *images, output.mu, output.sigma, requests, strict=True
         )
     ]

@@ -1,18 +1,14 @@
-"""What a degradation can make (`Degradation.restrictions`), and generated images that keep to it.
+"""What a degradation can do to colours (`Degradation.restriction`), and generated images that keep to it.
 
 Snow and rain lay white light over a scene and darken nothing. Haze lays grey over it, and in a drop the colours of the
 scene run together: both may be brighter or darker than what they cover, and paler, but of the same hue. Simulated pairs
 keep to that closely (`python -m training.evaluate colours`); a small generator does not, and makes bluish clumps, dark
-specks and confetti. Surface tension gives drops smooth outlines; those of a small generator are ragged, and what it
-shows in them is noise rather than a refracted scene.
+specks and confetti.
 """
 
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import avg_pool2d
-
-_DROP = 0.2  # change, in mu + sigma, beyond which a pixel belongs to a drop
 
 
 def lay_white(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
@@ -25,11 +21,8 @@ def lay_white(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | 
     Returns:
         [B, 3, H, W] in [0, 1].
     """
-    room = 1 - clean
-    opacity = ((degraded - clean) * room).sum(1, keepdim=True) / room.square().sum(1, keepdim=True).clamp(min=1e-3)
-    opacity = opacity.clamp(0, 1)
     over = clean if over is None else over
-    return over + opacity * (1 - over)
+    return over + _share(degraded - clean, 1 - clean) * (1 - over)
 
 
 def keep_hue(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
@@ -43,35 +36,10 @@ def keep_hue(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     """
     grey, degraded_grey = (image.mean(1, keepdim=True) for image in (clean, degraded))
     colour = clean - grey
-    kept = ((degraded - degraded_grey) * colour).sum(1, keepdim=True) / colour.square().sum(1, keepdim=True).clamp(
-        min=1e-4
-    )
-    return (degraded_grey + kept.clamp(0, 1) * colour).clamp(0, 1)
+    return (degraded_grey + _share(degraded - degraded_grey, colour) * colour).clamp(0, 1)
 
 
-def round_drops(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-    """Give drops a smooth outline and smooth contents; what lies between them is the clean image.
-
-    A drop is where the brightness has changed more than by a fifth of mu + sigma, by the majority of the pixels
-    around; it shows the average of what the degraded image has within it nearby.
-
-    Args:
-        clean, degraded: [B, 3, H, W] in [0, 1].
-
-    Returns:
-        [B, 3, H, W] in [0, 1].
-    """
-    change = (degraded - clean).abs()
-    limit = _DROP * (change.mean((1, 2, 3)) + change.std((1, 2, 3)))[:, None, None, None]
-    drops = (_around((degraded - clean).mean(1, keepdim=True), 3).abs() > limit).float()
-    for _ in range(3):
-        drops = (_around(drops, 7) > 0.5).float()
-    contents = degraded
-    for _ in range(2):
-        contents = _around(drops * contents, 3) / _around(drops, 3).clamp(min=0.1)
-    return clean + _around(drops, 3) * (contents - clean)
-
-
-def _around(images: torch.Tensor, side: int) -> torch.Tensor:
-    """The mean of the square around each pixel, as far as it lies within the image."""
-    return avg_pool2d(images, side, stride=1, padding=side // 2, count_include_pad=False)
+def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """The a in [0, 1] of each pixel for which a * whole is nearest to part; both [B, 3, H, W], result [B, 1, H, W]."""
+    along = (part * whole).sum(1, keepdim=True)
+    return (along / whole.square().sum(1, keepdim=True).clamp(min=1e-4)).clamp(0, 1)

@@ -246,9 +246,9 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
 def evaluate_colours(photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
     """PSNR of simulated degraded images whose colours are restricted to what the degradation can make."""
     table = {}
-    for name in (n for n, d in DEGRADATIONS.items() if d.restrictions):
+    for name in (n for n, d in DEGRADATIONS.items() if d.restriction):
         degraded = simulated_pairs(photos, name, seed).degraded
-        allowed = lay_white if "white" in DEGRADATIONS[name].restrictions else keep_hue
+        allowed = lay_white if DEGRADATIONS[name].restriction == "white" else keep_hue
         kept = psnr(allowed(photos, degraded), degraded)
         table[name] = {"psnr_lowest": float(kept.min()), "psnr_median": float(kept.median())}
     return table
@@ -317,7 +317,10 @@ def main() -> None:
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
     try:
         files = Photos(args.photos).files
-        model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
+        if args.what.startswith("restorers"):
+            model = _restorers(args.restorers)
+        elif args.what != "colours":
+            model = load_pipeline(args.model)
     except ValueError as error:
         parser.error(str(error))
     if args.what == "restorers-sheet":

@@ -20,9 +20,8 @@ def test_structure_correction_spares_streaks_flakes_and_dark_texture():
 
 
 def test_restrictions():
-    restrictions = {name: d.restrictions for name, d in DEGRADATIONS.items() if d.restrictions}
-    white, paler = ("white",), ("paler",)
-    assert restrictions == {"haze": paler, "rain": white, "snow": white, "raindrop": ("round", "paler")}
+    restrictions = {name: d.restriction for name, d in DEGRADATIONS.items() if d.restriction}
+    assert restrictions == {"haze": "paler", "rain": "white", "snow": "white", "raindrop": "paler"}
 
 
 @every_degradation

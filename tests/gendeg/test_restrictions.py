@@ -1,12 +1,13 @@
-"""What degradations can make, as rules that hold for all images."""
+"""What degradations can do to colours, as rules that hold for all images."""
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gendeg.restrictions import keep_hue, lay_white, round_drops
+from gendeg.restrictions import keep_hue, lay_white
 from training.simulators.matching import simulate
 
 
@@ -76,40 +77,7 @@ def test_what_is_only_brighter_darker_or_paler_stays_as_it_is(some, kept):
     [("haze", keep_hue, 35), ("snow", lay_white, 33), ("rain", lay_white, 38), ("raindrop", keep_hue, 30)],
 )
 def test_the_simulators_keep_to_the_rules(degradation, rule, at_least):
-    import skimage.data
-
     photo = torch.from_numpy(skimage.data.astronaut()[:256, :256].copy()).permute(2, 0, 1).float() / 255
     degraded = simulate(photo, degradation, 0.08, 0.09, torch.Generator().manual_seed(0)).degraded
     error = (rule(photo[None], degraded[None]) - degraded).square().mean()
     assert -10 * error.log10() > at_least
-
-
-def _with_a_drop(ragged):
-    """A grey image, and the same with a bright disc of radius 12; its outline and contents ragged if asked."""
-    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) - 0.5
-    inside = ((y - 30).square() + (x - 34).square()).sqrt() + (6 * noise if ragged else 0) < 12
-    clean = torch.full((1, 3, 64, 64), 0.4)
-    return clean, torch.where(inside, 0.8 + (0.3 * noise if ragged else 0), clean)
-
-
-def test_drops_become_round_and_smooth():
-    (clean, ragged), (_, disc) = _with_a_drop(True), _with_a_drop(False)
-    rounded = round_drops(clean, ragged)
-    wrong, wrong_before = (((image > 0.6) != (disc > 0.6)).float().mean() for image in (rounded, ragged))
-    assert wrong < 0.5 * wrong_before, "the outline is nearer to a circle"
-    inner = (slice(None), slice(None), slice(24, 36), slice(28, 40))
-    assert rounded[inner].std() < 0.5 * ragged[inner].std()
-    assert torch.equal(rounded[..., :8, :], clean[..., :8, :]), "between drops the photograph stays as it is"
-
-
-def test_round_drops_stay_as_they_are():
-    clean, disc = _with_a_drop(False)
-    assert (round_drops(clean, disc) - disc).abs().mean() < 0.01
-    assert torch.equal(round_drops(clean, clean), clean)
-
-
-@given(images())
-def test_rounding_stays_in_range(some):
-    result = round_drops(*some)
-    assert bool(result.isfinite().all()) and result.min() >= -1e-6 and result.max() <= 1 + 1e-6

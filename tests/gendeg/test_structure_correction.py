@@ -122,6 +122,7 @@ def test_ground_truth_is_the_clean_image_or_its_round_trip(corrected, photo):
     torch.testing.assert_close(on.clean, resized, atol=1e-5, rtol=0)
     assert (off.clean - resized).abs().mean() > 0.001
     torch.testing.assert_close(on.uncorrected, off.images)
+    torch.testing.assert_close(on.corrected, on.images)
     assert (on.images - on.uncorrected).abs().mean() > 0.001
     assert on.mu[0] == pytest.approx(float((on.images - on.clean).abs().mean()), abs=1e-5)
 
