@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d, leaky_relu, pixel_unshuffle, relu
 from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
+from training.loop import processes
 
 if TYPE_CHECKING:
     from training.generator import BridgeLoss
@@ -128,6 +129,7 @@ class AdversarialLoss:
     ):
         self.bridge, self.steps, self.weight, self.first_step = bridge, steps, weight, first_step
         self.codec = codec.requires_grad_(False)
+        self.generator = torch.Generator(codec.device).manual_seed(processes().process_index)
         self.intensity_weight, self.lattice_weight = intensity_weight, lattice_weight
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=_HISTORY)
         self.judged = torch.tensor([name in judged for name in DEGRADATIONS]).float()
@@ -182,14 +184,13 @@ class AdversarialLoss:
         clean = batch["clean"]
         temperature = self.temperature[batch["degradation"].cpu()].to(clean)[..., None, None, None].unbind(1)
         latents = scheduler.begin(clean, temperature)
-        noise = [torch.Generator().manual_seed(seed) for seed in batch["noise_seed"].tolist()]
         last = int(torch.randint(self.first_step, self.steps, ()))  # the same in all processes
         for index, timestep in enumerate(scheduler.timesteps[: last + 1].to(clean)):
             with torch.set_grad_enabled(index == last):
                 seen = scheduler.scale_model_input(latents, timestep)
                 asked = batch["prompt"], batch["mu"], batch["sigma"]
                 output = generator(seen, timestep.expand(len(clean)), clean, *asked).float()
-                result = scheduler.step(output, timestep, latents, noise)
+                result = scheduler.step(output, timestep, latents, self.generator)
             latents = result.prev_sample
         return latents if last == self.steps - 1 else result.pred_original_sample
 

@@ -91,7 +91,7 @@ class Generator(nn.Module):
 
 
 class LatentPairs(Dataset):
-    """Endless training samples of encoded pairs; sample i depends on (seed, i) alone.
+    """Endless training samples of encoded pairs, all but the latents; sample i depends on (seed, i) alone.
 
     Args:
         latents: from `encode_pairs`.
@@ -108,39 +108,57 @@ class LatentPairs(Dataset):
         dropout: dict[str, float],
         tokens: torch.Tensor,
         null_tokens: torch.Tensor,
-        scheduler: BridgeScheduler,
         seed: int,
     ):
-        self.latents, self.tokens, self.null_tokens = latents, tokens, null_tokens
-        self.scheduler, self.seed = scheduler, seed
+        self.known = {name: latents[name] for name in ("phrase", "degradation", "mu", "sigma")}
+        self.tokens, self.null_tokens, self.seed = tokens, null_tokens, seed
         self.dropout = ConditionDropout(dropout)
         self.lottery = Lottery(latents["degradation"].numpy(), shares)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
         i = self.lottery.draw(rng)
-        clean, degraded = self.latents["clean"][i].float(), self.latents["degraded"][i].float()
-        mu, sigma = self.latents["mu"][i], self.latents["sigma"][i]
+        known = {name: values[i] for name, values in self.known.items()}
         caption = int(rng.integers(len(self.tokens))) if rng.random() < 0.3 else 0
-        tokens = self.tokens[caption, self.latents["phrase"][i]]
+        tokens = self.tokens[caption, known["phrase"]]
         lost = self.dropout.draw(rng)
         missing = torch.tensor(float("nan"))
         return {
-            "clean": clean,
-            "degraded": degraded,
-            "condition": torch.zeros_like(clean) if "image" in lost else clean,
+            **known,
+            "pair": torch.tensor(i),
             "tokens": self.null_tokens if "text" in lost else tokens,
             "prompt": tokens,
-            "phrase": self.latents["phrase"][i],
-            "degradation": self.latents["degradation"][i],
-            "asked_mu": missing if "mu" in lost else mu,
-            "asked_sigma": missing if "sigma" in lost else sigma,
-            "mu": mu,
-            "sigma": sigma,
+            "asked_mu": missing if "mu" in lost else known["mu"],
+            "asked_sigma": missing if "sigma" in lost else known["sigma"],
+            "has_image": torch.tensor("image" not in lost),
             "time": bridge_times(torch.tensor(rng.random(), dtype=torch.float32)),
-            "noise": self.scheduler.draw_noise(clean[None], torch.Generator().manual_seed(int(rng.integers(2**62))))[0],
-            "noise_seed": torch.tensor(int(rng.integers(2**62))),
         }
+
+
+class WithLatents:
+    """A loss whose batches of `LatentPairs` get their latents and noise only here, on the device that computes it.
+
+    Args:
+        loss: of (model, batch); batch: a sample's fields, and clean, degraded, condition (what the network sees of
+            clean) and noise, [B, C, h, w].
+        latents: from `encode_pairs`; kept on the GPU, where there is one.
+    """
+
+    def __init__(self, loss: Callable[..., Any], latents: dict[str, torch.Tensor], scheduler: BridgeScheduler):
+        device = processes().device
+        self.loss, self.scheduler = loss, scheduler
+        self.generator = torch.Generator(device).manual_seed(processes().process_index)
+        self.latents = {
+            name: latents[name] if device.type == "cpu" else latents[name].to(device) for name in ("clean", "degraded")
+        }
+
+    def __call__(
+        self, model: nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        clean, degraded = (self.latents[name][batch["pair"]].float() for name in ("clean", "degraded"))
+        noise = self.scheduler.draw_noise(clean, self.generator)
+        condition = clean * batch["has_image"][:, None, None, None]
+        return self.loss(model, batch | {"clean": clean, "degraded": degraded, "condition": condition, "noise": noise})
 
 
 def encode_pairs(
@@ -171,12 +189,13 @@ def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path, 
     rng = np.random.default_rng(0)
     order = np.tile(np.arange(3), (len(arrays["mu"]), 1))
     order = np.where(rng.random((len(order), 1)) < recoloured_share, rng.permuted(order, axis=1), order)
+    order = torch.from_numpy(order).to(device)
     for name in ("clean", "degraded"):
         parts = []
         for start in tqdm(range(0, len(arrays["mu"]), chunk), desc=f"encoding {name} images"):
             some = slice(start, start + chunk)
-            images = np.take_along_axis(arrays[name][some], order[some, :, None, None], axis=1)
-            images = torch.from_numpy(images).to(device)
+            images = torch.from_numpy(np.array(arrays[name][some])).to(device)
+            images = images.gather(1, order[some, :, None, None].expand_as(images))
             parts.append(codec.encode(to_model_range(images)).latents.half().cpu())
         encoded[name] = torch.cat(parts)
     encoded |= {name: torch.from_numpy(np.array(arrays[name])) for name in ("mu", "sigma")}
@@ -305,9 +324,8 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     for number, stage in stages_to_train(recipe, args):
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent, recipe["workers"])
-        share = stage.get("recoloured_share", 0.0)
-        name = pairs.name(stage["pairs"]) + (f"-recoloured-{share}" if share else "")
-        latents = encode_pairs(codec, arrays, args.output / f"latents-{name}.pt", share)
+        file = args.output / f"latents-{pairs.name(stage['pairs'])}.pt"
+        latents = encode_pairs(codec, arrays, file, recipe["recoloured_share"])
         scheduler = scheduler or fit_bridge(codec, latents, **recipe["bridge"])
         save = partial(
             save_pipeline,
@@ -319,9 +337,7 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         )
         save = unless_a_later_stage_began(save, args.output, number)
         loss = BridgeLoss(scheduler, codec, recipe["intensity_weight"])
-        data = LatentPairs(
-            latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number
-        )
+        data = LatentPairs(latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, recipe["seed"] + number)
         loop, folder = LoopSettings(**stage["loop"]), args.output / f"stage-{number}"
         if "adversarial" in stage:
             settings = dict(stage["adversarial"])
@@ -329,9 +345,10 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             groups = pair.parameter_groups(settings.pop("discriminator_scale"))
             temperature = recipe["pipeline"].get("temperature") or {}
             loss = AdversarialLoss(loss, codec.to(processes().device), temperature=temperature, **settings)
+            loss = WithLatents(loss, latents, scheduler)
             train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
         else:
-            train(model, loss, data, loop, folder, save)
+            train(model, WithLatents(loss, latents, scheduler), data, loop, folder, save)
 
 
 def save_pipeline(

@@ -117,6 +117,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     cuda = processes().device.type == "cuda"
     bf16 = torch.cuda.is_bf16_supported() if cuda else settings.bf16_on_cpu
+    torch.backends.cudnn.benchmark = True  # the samples of a training are of one size
     # Precision is ours to say: accelerate keeps one for the whole process, and stages of a recipe may differ.
     accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=settings.gradient_accumulation)
     set_seed(settings.seed)
@@ -128,7 +129,7 @@ def train(
     optimizer = _optimizer(groups, settings, fused=cuda)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
     progress = Progress()
-    ema = EMAModel(model.parameters(), decay=settings.ema_decay)
+    ema = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
     ema.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     accelerator.register_for_checkpointing(progress, ema, schedule)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
@@ -17,7 +17,7 @@ from gendeg.images import open_image
 from gendeg.prior import IntensityPrior
 from training.loop import processes
 from training.photos import SUFFIXES, Photos
-from training.simulators.matching import simulate
+from training.simulators.matching import simulate_batch
 
 PHRASES = sorted(
     {phrase for d in DEGRADATIONS.values() for phrase in (d.phrase, *dict(d.mixed_phrases).values(), *d.variants)}
@@ -48,22 +48,53 @@ class SimulatedPairs(Dataset):
         return "-".join(str(part) for part in (self.size, count, self.degradation, self.photos.name) if part)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: values[0] for name, values in _simulated(default_collate([self.wanted(index)])).items()}
+
+    def wanted(self, index: int) -> dict[str, torch.Tensor]:
+        """What pair i is made of: clean, degradation, the wanted mu and sigma, and the seed of all other randomness."""
         rng = np.random.default_rng((self.seed, index))
         clean = torch.from_numpy(self.photos.random_crop(self.size, rng).copy()).permute(2, 0, 1)
         number = self.turns[index % len(self.turns)]
-        name = list(DEGRADATIONS)[number]
         uniform = rng.integers(_UNIFORM_EVERY) == 0
-        mu, sigma = self.prior.sample(name, rng, uniform=uniform)[:2]
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        pair = simulate(clean.float() / 255, name, mu, sigma, generator)
-        return {
-            "clean": clean,
-            "degraded": (pair.degraded * 255).round().to(torch.uint8),
-            "degradation": torch.tensor(number, dtype=torch.uint8),
-            "phrase": torch.tensor(PHRASES.index(pair.phrase), dtype=torch.uint8),
-            "mu": torch.tensor(pair.mu),
-            "sigma": torch.tensor(pair.sigma),
-        }
+        mu, sigma = self.prior.sample(list(DEGRADATIONS)[number], rng, uniform=uniform)[:2]
+        seed = int(rng.integers(2**62))
+        return {"clean": clean, "degradation": number, "mu": float(mu), "sigma": float(sigma), "seed": seed}
+
+
+def _simulated(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Items of `SimulatedPairs`, stacked, of what was `wanted`, stacked; those of a degradation made at once."""
+    clean = wanted["clean"]
+    degraded, phrase = torch.empty_like(clean), torch.empty(len(clean), dtype=torch.uint8)
+    mu, sigma = torch.empty(2, len(clean))
+    for number, name in enumerate(DEGRADATIONS):
+        places = (wanted["degradation"] == number).nonzero()[:, 0]
+        if not len(places):
+            continue
+        generator = torch.Generator(device).manual_seed(int(wanted["seed"][places[0]]))
+        images = clean[places].to(device).float() / 255
+        made = simulate_batch(images, name, wanted["mu"][places], wanted["sigma"][places], generator)
+        degraded[places] = (torch.stack([pair.degraded for pair in made]) * 255).round().to("cpu", torch.uint8)
+        phrase[places] = torch.tensor([PHRASES.index(pair.phrase) for pair in made], dtype=torch.uint8)
+        mu[places], sigma[places] = torch.tensor([(pair.mu, pair.sigma) for pair in made]).T
+    degradation = wanted["degradation"].to(torch.uint8)
+    return {
+        "clean": clean,
+        "degraded": degraded,
+        "degradation": degradation,
+        "phrase": phrase,
+        "mu": mu,
+        "sigma": sigma,
+    }
+
+
+class _Wanted(Dataset):
+    """What `pairs` are made of, as a data set of its own."""
+
+    def __init__(self, pairs: SimulatedPairs):
+        self.pairs = pairs
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.pairs.wanted(index)
 
 
 def stored_pairs(pairs: SimulatedPairs, count: int, parent: str | Path, workers: int) -> dict[str, np.ndarray]:
@@ -71,7 +102,8 @@ def stored_pairs(pairs: SimulatedPairs, count: int, parent: str | Path, workers:
 
     An interrupted run goes on where it stopped.
 
-    Of several processes the first one simulates, the others find its pairs.
+    Of several processes the first one simulates, the others find its pairs. On a GPU, `workers` only cut photographs
+    into crops, and pairs are simulated many at a time: then pair i depends on those beside it as well.
 
     Returns:
         The items' fields stacked, as arrays read from disk when touched.
@@ -92,10 +124,13 @@ def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int)
             arrays[name] = np.lib.format.open_memmap(file, mode="r+")
         else:
             arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-    chunk = 32
-    loader = DataLoader(pairs, batch_size=chunk, sampler=range(done, count), num_workers=workers)
+    device = processes().device
+    on_cpu = device.type == "cpu"
+    chunk = 32 if on_cpu else 32 * len(DEGRADATIONS)
+    loader = DataLoader(pairs if on_cpu else _Wanted(pairs), chunk, sampler=range(done, count), num_workers=workers)
     with tqdm(total=count, initial=done, desc="simulating pairs", unit="pair") as bar:
         for batch in loader:
+            batch = batch if on_cpu else _simulated(batch, device)
             size = len(batch["mu"])
             for name, value in batch.items():
                 arrays[name][done : done + size] = value.numpy()

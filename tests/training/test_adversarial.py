@@ -38,7 +38,6 @@ def batch():
         "clean": clean,
         "degraded": degraded,
         "noise": noise,
-        "noise_seed": torch.arange(3),
         "prompt": torch.zeros(3, 5),
         "phrase": torch.tensor([0, 1, 2]),
         "degradation": torch.tensor([0, 1, 5]),

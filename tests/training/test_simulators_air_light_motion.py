@@ -114,9 +114,10 @@ def test_direction_of_a_blur(angle, step):
     for clean in photographs():
         moved = [clean.roll((i * step[0], i * step[1]), (1, 2)) for i in range(9)]
         blurred = torch.stack(moved).mean(0)
-        assert abs((motion_blur.direction(clean, blurred) - angle + 90) % 180 - 90) <= 22
-        assert motion_blur.direction(clean, clean) is None
-        assert motion_blur.direction(clean, F.avg_pool2d(clean, 5, stride=1, padding=2)) is None, "out of focus"
+        unfocused = F.avg_pool2d(clean, 5, stride=1, padding=2)
+        found, *none = motion_blur.directions(torch.stack([clean] * 3), torch.stack([blurred, clean, unfocused]))
+        assert abs((found - angle + 90) % 180 - 90) <= 22
+        assert none == [None, None], "sharp, and out of focus"
 
 
 def test_fractal_noise_is_standard_normal_and_smooth():

@@ -3,8 +3,8 @@
 A simulator is a function `simulator(clean, generator) -> render`:
 
 - `clean`: float tensor [B, 3, H, W] in [0, 1];
-- `generator`: a CPU `torch.Generator`; every random choice (geometry, densities, colours) is drawn from it, once,
-  independently for each sample of the batch;
+- `generator`: a `torch.Generator` on the device of `clean`, and PyTorch's default device is this one; every random
+  choice (geometry, densities, colours) is drawn from it, once, independently for each sample of the batch;
 - `render(strength)`: takes a float tensor [B] in [0, 1] and returns the degraded images [B, 3, H, W] in [0, 1].
   `render(0)` is the clean image, and the mean of |clean - degraded| grows with strength; `render(1)` is as strong as
   the model goes. The same strength always gives the same image.

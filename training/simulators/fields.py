@@ -1,6 +1,5 @@
 """Where do the simulators' random numbers and random fields come from?
 
-Everything is drawn on the CPU from the given generator, so that a seed means the same on every device.
 Lengths are pixels of a photograph whose short side is 256.
 """
 
@@ -52,7 +51,7 @@ def fractal_noise(
         stretch: how many times longer features are horizontally than vertically, one number or [B].
 
     Returns:
-        [B, 1, H, W] on the CPU, about normal with mean 0 and variance 1 over draws (not over one image).
+        [B, 1, H, W], about normal with mean 0 and variance 1 over draws (not over one image).
     """
     scale, persistence, stretch = (
         torch.as_tensor(v, dtype=torch.float32).expand(batch) for v in (scale, persistence, stretch)

@@ -25,7 +25,7 @@ def homogeneous_haze(clean: torch.Tensor, generator: torch.Generator) -> Render:
 
     Args:
         clean: [B, 3, H, W] in [0, 1].
-        generator: CPU generator.
+        generator: see the package.
 
     Returns:
         render(strength [B] in [0, 1]) -> [B, 3, H, W] in [0, 1].

@@ -26,7 +26,7 @@ def dim_exposure(clean: torch.Tensor, generator: torch.Generator) -> Render:
 
     Args:
         clean: [B, 3, H, W] in [0, 1].
-        generator: CPU generator.
+        generator: see the package.
 
     Returns:
         render(strength [B] in [0, 1]) -> [B, 3, H, W] in [0, 1].

@@ -8,7 +8,7 @@ follow the intensities of real data sets (GenDeg, arXiv 2411.17687, Section 3.2)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,41 +46,55 @@ def simulate(clean: torch.Tensor, degradation: str, mu: float, sigma: float, gen
         clean: [3, H, W] in [0, 1].
         degradation: one of the six.
         mu, sigma: wanted; what the photograph does not permit is approached as far as it goes.
-        generator: CPU generator that decides all that is random.
+        generator: decides all that is random; lies on the image's device.
     """
+    return simulate_batch(clean[None], degradation, torch.tensor([mu]), torch.tensor([sigma]), generator)[0]
+
+
+def simulate_batch(
+    clean: torch.Tensor, degradation: str, mu: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator
+) -> list[Simulated]:
+    """Degrade images [N, 3, H, W] of one size to about the wanted intensities [N]; else as `simulate`."""
     kind = get_degradation(degradation)
     simulators = SIMULATORS[kind.name]
-    batch = clean.expand(_SHAPES, *clean.shape)
-    best: tuple[float, Simulated] | None = None
-    for _ in range(_ROUNDS):
-        name = list(simulators)[int(torch.randint(len(simulators), (), generator=generator))]
-        degraded = _reach(simulators[name](batch, generator), batch, mu)
-        reached_mu, reached_sigma = (value.cpu() for value in intensity(batch, degraded))
-        miss = (reached_mu - mu).abs() + (reached_sigma - sigma).abs()
-        i = int(miss.argmin())
-        if best is None or miss[i] < best[0]:
-            phrase = kind.phrase
-            if name in MIXED and torch.rand((), generator=generator) < 0.5:
-                phrase = kind.mixed_phrases[0][1]
-            if kind.variants:
-                phrase = blur_phrase(clean, degraded[i])
-            best = float(miss[i]), Simulated(degraded[i], float(reached_mu[i]), float(reached_sigma[i]), name, phrase)
-        if best[0] < _NEAR_ENOUGH:
-            break
-    return best[1]
+    wanted = torch.stack([mu, sigma]).to(clean)
+    best: list[Simulated | None] = [None] * len(clean)
+    miss = torch.full((len(clean),), torch.inf, device=clean.device)
+    with generator.device:  # what simulators make of their random numbers lies where these do
+        for _ in range(_ROUNDS):
+            todo = (miss >= _NEAR_ENOUGH).nonzero()[:, 0]
+            if not len(todo):
+                break
+            name = list(simulators)[int(torch.randint(len(simulators), (), generator=generator))]
+            shapes = todo.repeat_interleave(_SHAPES)
+            degraded = _reach(simulators[name](clean[shapes], generator), clean[shapes], wanted[0, shapes])
+            reached = torch.stack(intensity(clean[shapes], degraded))
+            off, nearest = (reached - wanted[:, shapes]).abs().sum(0).view(-1, _SHAPES).min(1)
+            nearest += _SHAPES * torch.arange(len(todo))
+            hazy = (torch.rand(len(todo), generator=generator) < 0.5).tolist() if name in MIXED else [False] * len(todo)
+            improved = off < miss[todo]
+            miss[todo] = torch.minimum(off, miss[todo])
+            reached = reached[:, nearest].T.tolist()
+            for k in improved.nonzero()[:, 0].tolist():
+                phrase = kind.mixed_phrases[0][1] if hazy[k] else kind.phrase
+                best[int(todo[k])] = Simulated(degraded[nearest[k]], *reached[k], name, phrase)
+    if kind.variants:
+        angles = motion_blur.directions(clean, torch.stack([pair.degraded for pair in best]))
+        best = [replace(pair, phrase=_phrase_of(angle)) for pair, angle in zip(best, angles, strict=True)]
+    return best
 
 
-def blur_phrase(clean: torch.Tensor, blurred: torch.Tensor) -> str:
-    """What a prompt may say of a motion blur: its direction, if it has one. Images [3, H, W]."""
-    kind, angle = get_degradation("motion_blur"), motion_blur.direction(clean, blurred)
+def _phrase_of(angle: float | None) -> str:
+    """What a prompt may say of a motion blur: its direction, if it has one."""
+    kind = get_degradation("motion_blur")
     return kind.phrase if angle is None else kind.variants[round(angle / 180 * len(kind.variants)) % len(kind.variants)]
 
 
-def _reach(render: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor, mu: float) -> torch.Tensor:
-    """The renderings of `clean` [B, 3, H, W] whose mean degradation comes nearest mu."""
-    low, high = torch.zeros(len(clean)), torch.ones(len(clean))
+def _reach(render: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
+    """The renderings of `clean` [B, 3, H, W] whose mean degradations come nearest mu [B]."""
+    low, high = torch.zeros_like(mu), torch.ones_like(mu)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        too_strong = intensity(clean, render(middle))[0].cpu() > mu
+        too_strong = intensity(clean, render(middle))[0] > mu
         low, high = torch.where(too_strong, low, middle), torch.where(too_strong, middle, high)
     return render((low + high) / 2)

@@ -21,7 +21,7 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 # Farthest that a path goes from its centre at strength 1, in pixels: kernels are up to 41 pixels wide.
 _REACH = 20
 _INSTANTS = 96
-_ANGLES = 24  # told apart by `direction`
+_ANGLES = 24  # told apart by `directions`
 _DIRECTED = 0.75  # energy left along the blur, in relation to that across it, above which it has no direction
 
 
@@ -30,7 +30,7 @@ def linear_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
 
     Args:
         clean: [B, 3, H, W] in [0, 1].
-        generator: CPU generator.
+        generator: see the package.
 
     Returns:
         render(strength [B] in [0, 1]) -> [B, 3, H, W] in [0, 1].
@@ -68,27 +68,27 @@ def uneven_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
     return render
 
 
-def direction(clean: torch.Tensor, blurred: torch.Tensor) -> float | None:
-    """The direction that an image has been blurred along: where its gradients have lost most of their energy.
+def directions(clean: torch.Tensor, blurred: torch.Tensor) -> list[float | None]:
+    """The direction that each image has been blurred along: where its gradients have lost most of their energy.
 
     Args:
-        clean, blurred: [3, H, W].
+        clean, blurred: [B, 3, H, W].
 
     Returns:
         Degrees counter-clockwise from the horizontal, from 0 to 180, mostly right within 10; None if it is blurred in
         all directions alike.
     """
-    angle = torch.arange(_ANGLES) * (math.pi / _ANGLES)
+    angle = torch.arange(_ANGLES, device=clean.device) * (math.pi / _ANGLES)
     energies = []
-    for image in (clean, blurred):
-        grey = image.mean(0)
-        across, up = grey[1:-1, 2:] - grey[1:-1, :-2], grey[:-2, 1:-1] - grey[2:, 1:-1]
-        along = angle.cos()[:, None, None] * across + angle.sin()[:, None, None] * up
-        energies.append(along.square().mean((1, 2)))
-    left = energies[1] / energies[0].clamp(min=1e-8)
-    if left.min() > _DIRECTED * left.max():
-        return None
-    return float(left.argmin()) * 180 / _ANGLES
+    for images in (clean, blurred):
+        grey = images.mean(1)
+        across, up = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2], grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1]
+        squares = torch.stack([across.square(), 2 * across * up, up.square()], dim=1).mean((2, 3))
+        cosine, sine = angle.cos(), angle.sin()
+        energies.append(squares @ torch.stack([cosine.square(), cosine * sine, sine.square()]))
+    left = energies[1] / energies[0].clamp(min=1e-8)  # [B, angles]
+    directed = (left.amin(1) <= _DIRECTED * left.amax(1)).tolist()
+    return [i * 180 / _ANGLES if clear else None for i, clear in zip(left.argmin(1).tolist(), directed, strict=True)]
 
 
 def _uniform_blur(clean: torch.Tensor, path: torch.Tensor) -> Render:

@@ -39,10 +39,10 @@ def particle_layers(
         angle: direction of fall from the vertical in radians, [B, L].
         blur: width of the soft edge in pixels (at least 1 for smooth edges), [B, L].
         taper: how far a particle fades towards its ends, 0 (not at all) to 1 (to nothing).
-        generator: CPU source of the positions and brightnesses.
+        generator: source of the positions and brightnesses.
 
     Returns:
-        [B, L, H, W], on the CPU: 1 where one full particle covers the pixel, more where several do.
+        [B, L, H, W]: 1 where one full particle covers the pixel, more where several do.
     """
     coverage, radius, angle, blur = (v[:, :, None, None] for v in (coverage, radius, angle, blur))
     half = length.clamp(max=0.9 * min(height, width))[:, :, None, None] / 2

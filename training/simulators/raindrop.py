@@ -186,7 +186,7 @@ def _scatter(
     merge: float,
     generator: torch.Generator,
 ) -> tuple[torch.Tensor, ...]:
-    """Throw drops at random; where two overlap, the earlier one wins. The fields of `_Drops`, on the CPU."""
+    """Throw drops at random; where two overlap, the earlier one wins. The fields of `_Drops`."""
     # More than have room.
     mean_area = math.pi * ((_LARGE_EVERY - 1) * small[0] * small[1] + large[0] * large[1]) / _LARGE_EVERY
     count = math.ceil(2.6 * height * width / mean_area / _LARGE_EVERY) * _LARGE_EVERY

@@ -22,18 +22,18 @@ _VEIL_START = 0.2  # strength at which the veil begins: the first flakes come be
 
 def fine_snow(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Small flakes in several depths. clean [B, 3, H, W] in [0, 1]; see the package for the contract."""
-    return _snow(clean, generator, largest=(1.8, 3.8), smallest=0.85, defocus=(0.1, 0.4), fall=(0.0, 1.6))
+    return _snow(clean, generator, largest=(2.0, 4.2), smallest=1.1, defocus=(0.1, 0.4), fall=(0.0, 1.6))
 
 
 def large_flakes(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Large soft flakes near the camera, drawn out by their motion, before smaller ones. Arguments as above."""
-    return _snow(clean, generator, largest=(3.5, 7.5), smallest=1.0, defocus=(0.15, 0.6), fall=(0.2, 1.8))
+    return _snow(clean, generator, largest=(3.5, 7.5), smallest=1.2, defocus=(0.15, 0.6), fall=(0.2, 1.8))
 
 
 def veiled_snow(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Snowfall so dense that the distance turns white behind the flakes. Arguments as above."""
     return _snow(
-        clean, generator, largest=(2.0, 6.0), smallest=0.9, defocus=(0.1, 0.5), fall=(0.0, 1.8), veil=(0.2, 0.9)
+        clean, generator, largest=(2.2, 6.0), smallest=1.1, defocus=(0.1, 0.5), fall=(0.0, 1.8), veil=(0.2, 0.9)
     )
 
 
