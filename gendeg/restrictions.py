@@ -43,3 +43,7 @@ def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """The a in [0, 1] of each pixel for which a * whole is nearest to part; both [B, 3, H, W], result [B, 1, H, W]."""
     along = (part * whole).sum(1, keepdim=True)
     return (along / whole.square().sum(1, keepdim=True).clamp(min=1e-4)).clamp(0, 1)
+
+
+# By what `Degradation.restriction` says.
+RESTRICTIONS = {"white": lay_white, "paler": keep_hue}

@@ -4,8 +4,8 @@ Trained on bridges between true pairs, the network has never seen its own soft f
 where it is in doubt draws the average of what is possible. So a last stage samples as in use, and a discriminator
 between true and sampled degraded images pulls on the predictions of the late steps, beside the bridge's own loss
 (compare "Adversarial Diffusion Distillation", arXiv 2311.17042, and DMD2, arXiv 2405.14867, which also train on what
-the generator itself arrives at). It judges decoded images: that a flake brightens and never darkens, and that the
-codec's patches must not show, is plain in pixels and hidden in latents.
+the generator itself arrives at). It judges decoded images, their colours restricted as a user sees them: that the
+codec's patches must not show is plain in pixels and hidden in latents.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch.nn.functional import avg_pool2d, leaky_relu, pixel_unshuffle, relu
 
 from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
+from gendeg.restrictions import RESTRICTIONS
 from gendeg.scheduler import BridgeScheduler
-from training.loop import processes
 
 if TYPE_CHECKING:
     from training.generator import BridgeLoss
@@ -52,6 +52,8 @@ class Discriminator(nn.Module):
 
         self.fine = nn.ModuleList([down(6, width), down(width, 2 * width), same(2 * width, 2 * width)])
         self.coarse = nn.ModuleList([down(2 * width, 4 * width), same(4 * width, 4 * width)])
+        # Without normalisation it hardly learns more than how strong a change is.
+        self.norms = nn.ModuleList(nn.GroupNorm(8, layer.out_channels) for layer in (*self.fine[1:], *self.coarse))
         self.heads = nn.ModuleList([nn.Conv2d(2 * width, 1, 1), nn.Conv2d(4 * width, 1, 1)])
         self.phrase = nn.Embedding(phrases, 6 * width)
         self.intensity = nn.Linear(2, 6 * width)
@@ -68,11 +70,12 @@ class Discriminator(nn.Module):
         x = torch.cat([change, clean], dim=1)
         asked = self.phrase(phrase) + self.intensity(torch.stack([mu, sigma], dim=1) * 10)
         logits = []
+        norms = iter((nn.Identity(), *self.norms))
         for layers, head, direction in zip(
             (self.fine, self.coarse), self.heads, asked.split(self.widths, dim=1), strict=True
         ):
             for layer in layers:
-                x = leaky_relu(layer(x), 0.2)
+                x = leaky_relu(next(norms)(layer(x)), 0.2)
             fits = torch.einsum("bchw,bc->bhw", x, direction) / direction.shape[1]  # projection discriminator
             logits.append((head(x)[:, 0] + fits).flatten(1))
         return torch.cat(logits, dim=1).float()
@@ -129,7 +132,6 @@ class AdversarialLoss:
     ):
         self.bridge, self.steps, self.weight, self.first_step = bridge, steps, weight, first_step
         self.codec = codec.requires_grad_(False)
-        self.generator = torch.Generator(codec.device).manual_seed(processes().process_index)
         self.intensity_weight, self.lattice_weight = intensity_weight, lattice_weight
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=_HISTORY)
         self.judged = torch.tensor([name in judged for name in DEGRADATIONS]).float()
@@ -145,9 +147,10 @@ class AdversarialLoss:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         loss, numbers = self.bridge(model.generator, batch)
         latents = self._sample(model.generator, batch)
-        generated = self._decode(latents)
         with torch.no_grad():
-            true, clean = self._decode(batch["degraded"]), self._decode(batch["clean"])
+            clean = self._decode(batch["clean"])
+            true = self._shown(self._decode(batch["degraded"]), clean, batch["degradation"])
+        generated = self._shown(self._decode(latents), clean, batch["degradation"])
         told = clean, batch["phrase"], batch["mu"], batch["sigma"]
         judged = self.judged.to(clean.device)[batch["degradation"]][:, None]
         discriminator = model.discriminator
@@ -174,6 +177,15 @@ class AdversarialLoss:
         numbers |= {"on_true": on_true.mean(), "on_generated": on_generated.mean(), "slope": slope}
         return loss, numbers | {"sampled_intensity_error": off, "lattice": grid}
 
+    def _shown(self, degraded: torch.Tensor, clean: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
+        """What a user sees of a degraded image, with colours restricted; all images in [-1, 1]."""
+        clean, degraded = (clean + 1) / 2, (degraded + 1) / 2
+        kinds = [list(DEGRADATIONS.values())[i].restriction for i in degradation.tolist()]
+        for restriction, restrict in RESTRICTIONS.items():
+            of_it = torch.tensor([kind == restriction for kind in kinds], device=clean.device)[:, None, None, None]
+            degraded = torch.where(of_it, restrict(clean, degraded), degraded)
+        return degraded * 2 - 1
+
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self.codec.decode(latents).sample.float().clamp(-1, 1)
 
@@ -184,13 +196,14 @@ class AdversarialLoss:
         clean = batch["clean"]
         temperature = self.temperature[batch["degradation"].cpu()].to(clean)[..., None, None, None].unbind(1)
         latents = scheduler.begin(clean, temperature)
+        noise = [torch.Generator().manual_seed(seed) for seed in batch["noise_seed"].tolist()]
         last = int(torch.randint(self.first_step, self.steps, ()))  # the same in all processes
         for index, timestep in enumerate(scheduler.timesteps[: last + 1].to(clean)):
             with torch.set_grad_enabled(index == last):
                 seen = scheduler.scale_model_input(latents, timestep)
                 asked = batch["prompt"], batch["mu"], batch["sigma"]
                 output = generator(seen, timestep.expand(len(clean)), clean, *asked).float()
-                result = scheduler.step(output, timestep, latents, self.generator)
+                result = scheduler.step(output, timestep, latents, noise)
             latents = result.prev_sample
         return latents if last == self.steps - 1 else result.pred_original_sample
 

@@ -91,7 +91,7 @@ class Generator(nn.Module):
 
 
 class LatentPairs(Dataset):
-    """Endless training samples of encoded pairs, all but the latents; sample i depends on (seed, i) alone.
+    """Endless training samples of encoded pairs, but for the latents; sample i depends on (seed, i) alone.
 
     Args:
         latents: from `encode_pairs`.
@@ -108,8 +108,11 @@ class LatentPairs(Dataset):
         dropout: dict[str, float],
         tokens: torch.Tensor,
         null_tokens: torch.Tensor,
+        scheduler: BridgeScheduler,
         seed: int,
     ):
+        self.like = torch.empty(1, *latents["clean"].shape[1:])
+        self.scheduler = scheduler
         self.known = {name: latents[name] for name in ("phrase", "degradation", "mu", "sigma")}
         self.tokens, self.null_tokens, self.seed = tokens, null_tokens, seed
         self.dropout = ConditionDropout(dropout)
@@ -132,33 +135,31 @@ class LatentPairs(Dataset):
             "asked_sigma": missing if "sigma" in lost else known["sigma"],
             "has_image": torch.tensor("image" not in lost),
             "time": bridge_times(torch.tensor(rng.random(), dtype=torch.float32)),
+            "noise": self.scheduler.draw_noise(self.like, torch.Generator().manual_seed(int(rng.integers(2**62))))[0],
+            "noise_seed": torch.tensor(int(rng.integers(2**62))),
         }
 
 
 class WithLatents:
-    """A loss whose batches of `LatentPairs` get their latents and noise only here, on the device that computes it.
+    """A loss whose batches of `LatentPairs` get their latents only here, on the device that computes it.
 
     Args:
-        loss: of (model, batch); batch: a sample's fields, and clean, degraded, condition (what the network sees of
-            clean) and noise, [B, C, h, w].
+        loss: of (model, batch); batch: the samples' fields, and clean, degraded and condition (what the network sees
+            of clean), [B, C, h, w].
         latents: from `encode_pairs`; kept on the GPU, where there is one.
     """
 
-    def __init__(self, loss: Callable[..., Any], latents: dict[str, torch.Tensor], scheduler: BridgeScheduler):
+    def __init__(self, loss: Callable[..., Any], latents: dict[str, torch.Tensor]):
         device = processes().device
-        self.loss, self.scheduler = loss, scheduler
-        self.generator = torch.Generator(device).manual_seed(processes().process_index)
-        self.latents = {
-            name: latents[name] if device.type == "cpu" else latents[name].to(device) for name in ("clean", "degraded")
-        }
+        self.loss = loss
+        self.latents = {name: latents[name].to(device) for name in ("clean", "degraded")}
 
     def __call__(
         self, model: nn.Module, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         clean, degraded = (self.latents[name][batch["pair"]].float() for name in ("clean", "degraded"))
-        noise = self.scheduler.draw_noise(clean, self.generator)
         condition = clean * batch["has_image"][:, None, None, None]
-        return self.loss(model, batch | {"clean": clean, "degraded": degraded, "condition": condition, "noise": noise})
+        return self.loss(model, batch | {"clean": clean, "degraded": degraded, "condition": condition})
 
 
 def encode_pairs(
@@ -337,7 +338,8 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         )
         save = unless_a_later_stage_began(save, args.output, number)
         loss = BridgeLoss(scheduler, codec, recipe["intensity_weight"])
-        data = LatentPairs(latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, recipe["seed"] + number)
+        shares = recipe["shares"] | stage.get("shares", {})
+        data = LatentPairs(latents, shares, recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number)
         loop, folder = LoopSettings(**stage["loop"]), args.output / f"stage-{number}"
         if "adversarial" in stage:
             settings = dict(stage["adversarial"])
@@ -345,10 +347,10 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
             groups = pair.parameter_groups(settings.pop("discriminator_scale"))
             temperature = recipe["pipeline"].get("temperature") or {}
             loss = AdversarialLoss(loss, codec.to(processes().device), temperature=temperature, **settings)
-            loss = WithLatents(loss, latents, scheduler)
+            loss = WithLatents(loss, latents)
             train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
         else:
-            train(model, WithLatents(loss, latents, scheduler), data, loop, folder, save)
+            train(model, WithLatents(loss, latents), data, loop, folder, save)
 
 
 def save_pipeline(

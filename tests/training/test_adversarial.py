@@ -38,6 +38,7 @@ def batch():
         "clean": clean,
         "degraded": degraded,
         "noise": noise,
+        "noise_seed": torch.arange(3),
         "prompt": torch.zeros(3, 5),
         "phrase": torch.tensor([0, 1, 2]),
         "degradation": torch.tensor([0, 1, 5]),
@@ -46,9 +47,9 @@ def batch():
     }
 
 
-def _gradients(batch, **settings):
+def _gradients(batch, discriminator=None, **settings):
     torch.manual_seed(0)
-    pair = AdversarialPair(_Generator(), Discriminator(3, width=8))
+    pair = AdversarialPair(_Generator(), discriminator or Discriminator(3, width=8))
     settings = {
         "weight": 0.0,
         "first_step": 2,
@@ -75,6 +76,23 @@ def test_only_patterns_are_judged(batch):
     pulled, judging = _gradients(batch | {"degradation": torch.tensor([0, 0, 5])}, weight=1.0)
     assert not bool(pulled.any()), "haze and low light are none of the discriminator's business"
     assert bool(judging.isfinite().all())
+
+
+def test_the_discriminator_sees_what_a_user_sees(batch):
+    class Watching(Discriminator):
+        darkest = 0.0
+
+        def forward(self, degraded, clean, *about):
+            self.darkest = min(self.darkest, float((degraded - clean)[1].detach().min()))
+            return super().forward(degraded, clean, *about)
+
+    rain, haze = list(DEGRADATIONS).index("rain"), list(DEGRADATIONS).index("haze")
+    for degradation, darkens in ((rain, False), (haze, True)):
+        watching = Watching(3, width=8)
+        watching.darkest = 0.0
+        _gradients(batch | {"degradation": torch.tensor([degradation] * 3)}, watching)
+        # The slope is looked for in images with noise of a few hundredths.
+        assert (watching.darkest < -0.2) == darkens
 
 
 def test_the_intensity_of_samples_is_asked_for(batch):

@@ -5,12 +5,13 @@ import pytest
 import torch
 from PIL import Image
 from skimage import data
+from torch.utils.data import default_collate
 
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from training.generator import encode_pairs
-from training.pairs import PHRASES, SimulatedPairs, stored_pairs
+from training.pairs import PHRASES, SimulatedPairs, _simulated, stored_pairs
 from training.photos import Photos
 from training.simulators.matching import SIMULATORS, simulate
 
@@ -47,6 +48,21 @@ def test_pairs_depend_on_seed_and_index_alone():
         assert PHRASES[int(item["phrase"])]
         assert all(torch.equal(item[key], again[index][key]) for key in item)
         assert not torch.equal(item["clean"], other[index]["clean"])
+
+
+def test_many_pairs_are_simulated_at_once():
+    """As on a GPU."""
+    wanted = default_collate([SimulatedPairs(Photos(), 64).wanted(i) for i in range(24)])
+    pairs = _simulated(wanted)
+    assert pairs["degradation"].tolist() == list(range(6)) * 4
+    assert torch.equal(pairs["clean"], wanted["clean"])
+    measured = intensity(*(pairs[name].float() / 255 for name in ("clean", "degraded")))
+    for reached, name in zip(measured, ("mu", "sigma"), strict=True):
+        torch.testing.assert_close(pairs[name], reached, atol=2e-3, rtol=0)
+    assert (pairs["mu"] - wanted["mu"]).abs().median() < 0.01
+    for phrase, number in zip(pairs["phrase"].tolist(), pairs["degradation"].tolist(), strict=True):
+        kind = list(DEGRADATIONS.values())[number]
+        assert PHRASES[phrase] in (kind.phrase, *dict(kind.mixed_phrases).values(), *kind.variants)
 
 
 def test_pairs_of_one_degradation():

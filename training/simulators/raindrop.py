@@ -20,6 +20,7 @@ from training.simulators.fields import log_uniform, uniform
 from training.simulators.particles import Render
 
 _LARGE_EVERY = 5  # every fifth drop is a large one
+_SATURATION = 0.7  # of the colours in a drop, beside those around it
 _WOBBLE = 0.13  # amplitude of each harmonic of the outline, in radii
 
 
@@ -45,7 +46,7 @@ def sharp_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
         large=(11.0, 25.0),
         soft=(0.0, 0.15),
         pool=4,
-        opacity=(0.85, 1.0),
+        opacity=(0.7, 1.0),
         relief=1.0,
         merge=0.55,
         defocus=1,
@@ -61,7 +62,7 @@ def defocused_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
         large=(12.0, 26.0),
         soft=(0.1, 0.35),
         pool=12,
-        opacity=(0.8, 1.0),
+        opacity=(0.65, 1.0),
         relief=0.45,
         merge=0.55,
         defocus=3,
@@ -134,10 +135,9 @@ def _refract(
     lit = drops.x * turn.sin() + drops.y * turn.cos()
     brightness = clean.mean((1, 2, 3), keepdim=True)
     horizon = draw(-0.75, 0.75) + 2.0 * (brightness - 0.45)
-    hue = clean.mean((2, 3), keepdim=True)
-    ground, sky = 0.15 * hue, 0.88 + 0.12 * hue
-    surroundings = ground + (sky - ground) * torch.sigmoid(draw(3.0, 8.0) * (lit - horizon.clamp(-0.6, 0.6)))
+    surroundings = 0.1 + 0.85 * torch.sigmoid(draw(3.0, 8.0) * (lit - horizon.clamp(-0.6, 0.6)))
     pull = draw(0.1, 1.25) * (0.8 + 0.4 * drops.tone)
+    content = content.mean(1, keepdim=True)
     content = content + pull.clamp(max=0.85) * (surroundings - content)
     # The rim is dark but for a crescent where the light comes out; the light itself glints on the other side.
     edge = ((drops.rim - 0.62) / 0.38).clamp(0, 1) ** 2
@@ -145,7 +145,11 @@ def _refract(
     crescent = edge * (1 - edge) * 4 * (lit - 0.35).clamp(min=0)
     glint = torch.exp(-((drops.x + 0.42 * turn.sin()) ** 2 + (drops.y + 0.42 * turn.cos()) ** 2) / 0.02)
     shine = relief * draw(0.2, 0.9) * (glint + 0.8 * crescent)
-    content = (content + shine * (1 - content)).clamp(0, 1)
+    content = content + shine * (1 - content)
+    # Water is clear: the light may come from elsewhere, but the colour is mostly that of what lies around the drop.
+    nearby = F.interpolate(scene, size=(height, width), mode="bilinear", align_corners=False)
+    colour = nearby / nearby.mean(1, keepdim=True).clamp(min=0.1)
+    content = (content * (1 + _SATURATION * (colour - 1))).clamp(0, 1)
 
     alpha = ((1 - drops.rim) / torch.maximum(draw(*soft), 1.5 / drops.radius)).clamp(0, 1)
     alpha = alpha * alpha * (3 - 2 * alpha) * draw(*opacity)
