@@ -193,24 +193,25 @@ def run_generate(
 
     Yields:
         (status, seed, (clean, degraded) images, degradation map, its colour key, what structure
-            correction changed, numbers, degraded and clean file).
+            correction changed, numbers, degraded and clean file, what sends both to the Restore tab).
     """
     if randomise:
         seed = int(np.random.default_rng().integers(MAX_SEED))
     try:
         request = _read(photo, degradation, mu, sigma, seed, *settings)
         files = [gr.update(value=None, interactive=False)] * 2
-        yield progress(None), seed, None, None, "", gr.update(visible=False), numbers(mu, sigma), *files
+        send = gr.update(interactive=False)
+        yield progress(None), seed, None, None, "", gr.update(visible=False), numbers(mu, sigma), *files, send
         clean = None
         for event in until(cancelled, models.generate(request, model)):
             if event is CANCELLED:
-                yield CANCELLED, *[SKIP] * 8
+                yield CANCELLED, *[SKIP] * 9
             elif isinstance(event, Step):
                 images = SKIP
                 if event.preview is not None:
                     clean = clean or request.photo.resize(event.preview.size, Image.Resampling.LANCZOS)
                     images = (clean, event.preview)
-                yield progress(event), SKIP, images, *[SKIP] * 6
+                yield progress(event), SKIP, images, *[SKIP] * 7
             elif isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
                 stem = f"{Path(photo).stem}-{degradation}-{seed}"
@@ -224,12 +225,13 @@ def run_generate(
                     gr.update(value=difference_figure(event), visible=event.uncorrected is not None),
                     numbers(mu, sigma, event.mu, event.sigma),
                     *(gr.update(value=file, interactive=True) for file in files),
+                    gr.update(interactive=True),
                 )
             else:
-                yield (SKIP,) * 9
+                yield (SKIP,) * 10
     except ValueError as error:
         gr.Warning(escape(str(error)))
-        yield failure(error), *[SKIP] * 8
+        yield failure(error), *[SKIP] * 9
 
 
 def run_sweep(
@@ -498,7 +500,18 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
             generate_button,
             generate_clicked,
             [cancelled, randomise, *request],
-            [status, seed, compare, map_image, key, correction_image, table, degraded_file, clean_file],
+            [
+                status,
+                seed,
+                compare,
+                map_image,
+                key,
+                correction_image,
+                table,
+                degraded_file,
+                clean_file,
+                send_button,
+            ],
         ),
         (sweep_button, sweep_clicked, [cancelled, *request], [status, figure]),
     ):
@@ -507,7 +520,6 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: _buttons(running=False), None, buttons, **quick)
     cancel_button.click(threading.Event.set, cancelled, None, **quick)
-    degraded_file.change(lambda file: gr.update(interactive=file is not None), degraded_file, send_button, **quick)
     _endpoint(models)
 
     if captioner is not None:
