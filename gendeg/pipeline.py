@@ -24,7 +24,7 @@ from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
 from gendeg.intensity import match_intensity as matched
-from gendeg.restrictions import keep_hue, lay_white
+from gendeg.restrictions import RESTRICTIONS, lay_white
 from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -266,10 +266,12 @@ class GenDegPipeline(DiffusionPipeline):
         restriction = degradation.restriction if (self.config.restrict if restrict is None else restrict) else None
         if restriction == "white":
             degraded, clean = lay_white(clean, degraded, over=photo), photo
-        elif restriction == "paler":
-            degraded = keep_hue(clean, degraded)
+        elif restriction:
+            degraded = RESTRICTIONS[restriction](clean, degraded)
         if self.config.match_intensity if match_intensity is None else match_intensity:
-            degraded = matched(clean, degraded, mus, sigmas, keep_hue if restriction == "paler" else None)
+            degraded = matched(
+                clean, degraded, mus, sigmas, None if restriction == "white" else RESTRICTIONS.get(restriction)
+            )
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(

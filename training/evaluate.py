@@ -31,7 +31,7 @@ from gendeg.images import open_image
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
-from gendeg.restrictions import keep_hue, lay_white
+from gendeg.restrictions import RESTRICTIONS
 from restorers.metrics import psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
 from training.photos import Photos, centre_square, resize_short_side
@@ -246,10 +246,9 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
 def evaluate_colours(photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
     """PSNR of simulated degraded images whose colours are restricted to what the degradation can make."""
     table = {}
-    for name in (n for n, d in DEGRADATIONS.items() if d.restriction):
+    for name, rule in ((n, RESTRICTIONS[d.restriction]) for n, d in DEGRADATIONS.items() if d.restriction):
         degraded = simulated_pairs(photos, name, seed).degraded
-        allowed = lay_white if DEGRADATIONS[name].restriction == "white" else keep_hue
-        kept = psnr(allowed(photos, degraded), degraded)
+        kept = psnr(rule(photos, degraded), degraded)
         table[name] = {"psnr_lowest": float(kept.min()), "psnr_median": float(kept.median())}
     return table
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gendeg.restrictions import keep_hue, lay_white
+from gendeg.restrictions import keep_colour, keep_hue, lay_white
 from training.simulators.matching import simulate
 
 
@@ -72,9 +72,28 @@ def test_what_is_only_brighter_darker_or_paler_stays_as_it_is(some, kept):
     torch.testing.assert_close(keep_hue(clean, drop), drop, atol=0.02, rtol=0)
 
 
+@given(images(), st.floats(0.6, 1))
+def test_clear_water_stays_as_it_is(some, saturation):
+    clean, brightness = some
+    clean = 0.2 + 0.3 * clean
+    grey = clean.mean(1, keepdim=True)
+    drop = grey * (0.1 + 1.4 * brightness[:, :1]) * (1 + saturation * (clean / grey - 1))
+    torch.testing.assert_close(keep_colour(clean, drop), drop, atol=0.01, rtol=0)
+    torch.testing.assert_close(keep_colour(clean, clean), clean, atol=4e-3, rtol=0)
+
+
+@given(images(count=1))
+def test_a_grey_drop_becomes_clear(some):
+    (clean,) = some
+    clean = 0.1 + 0.8 * clean
+    grey = clean.mean(1, keepdim=True)
+    pebble = 0.9 * grey.expand_as(clean)
+    torch.testing.assert_close(keep_colour(clean, pebble), 0.9 * (grey + 0.6 * (clean - grey)))
+
+
 @pytest.mark.parametrize(
     ("degradation", "rule", "at_least"),
-    [("haze", keep_hue, 35), ("snow", lay_white, 33), ("rain", lay_white, 38), ("raindrop", keep_hue, 30)],
+    [("haze", keep_hue, 35), ("snow", lay_white, 33), ("rain", lay_white, 38), ("raindrop", keep_colour, 30)],
 )
 def test_the_simulators_keep_to_the_rules(degradation, rule, at_least):
     photo = torch.from_numpy(skimage.data.astronaut()[:256, :256].copy()).permute(2, 0, 1).float() / 255
