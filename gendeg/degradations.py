@@ -24,8 +24,8 @@ class Degradation:
         typical: the median real (mu, sigma).
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
-        restriction: what it can do to a colour: only lay "white" over it; make it brighter, darker or "paler"; make it
-            brighter or darker and stay "clear"; None: anything. See `gendeg.restrictions`.
+        restriction: what it can do to an image: only lay "white" over it, or "streaks" of white; make it brighter,
+            darker or "paler"; make it brighter or darker and stay "clear"; None: anything. See `gendeg.restrictions`.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
             the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
             faster than a number.
@@ -40,7 +40,7 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
-    restriction: Literal["white", "paler", "clear"] | None = None
+    restriction: Literal["white", "streaks", "paler", "clear"] | None = None
     variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
@@ -72,7 +72,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.074, 0.064),
             (0.005, 0.30),
             (("ORD", "in rainy and hazy conditions"),),
-            restriction="white",
+            restriction="streaks",
         ),
         Degradation(
             "snow",

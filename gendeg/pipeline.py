@@ -24,7 +24,7 @@ from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
 from gendeg.intensity import match_intensity as matched
-from gendeg.restrictions import RESTRICTIONS, lay_white
+from gendeg.restrictions import RESTRICTIONS
 from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -264,14 +264,13 @@ class GenDegPipeline(DiffusionPipeline):
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
         corrected = degraded
         restriction = degradation.restriction if (self.config.restrict if restrict is None else restrict) else None
-        if restriction == "white":
-            degraded, clean = lay_white(clean, degraded, over=photo), photo
-        elif restriction:
-            degraded = RESTRICTIONS[restriction](clean, degraded)
+        rule = RESTRICTIONS.get(restriction)
+        if restriction in ("white", "streaks"):
+            degraded, clean, rule = rule(clean, degraded, over=photo), photo, None  # a tone curve keeps it white
+        elif rule:
+            degraded = rule(clean, degraded)
         if self.config.match_intensity if match_intensity is None else match_intensity:
-            degraded = matched(
-                clean, degraded, mus, sigmas, None if restriction == "white" else RESTRICTIONS.get(restriction)
-            )
+            degraded = matched(clean, degraded, mus, sigmas, rule)
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(

@@ -1,15 +1,19 @@
 """What a degradation can do to colours (`Degradation.restriction`), and generated images that keep to it.
 
-Snow and rain lay white light over a scene and darken nothing. Haze lays grey over it, which may be brighter or darker
-than what it covers, and paler, but of the same hue. Water is clear: a drop is brighter or darker than what it covers,
-and has most of its colour. Simulated pairs keep to that closely (`python -m training.evaluate colours`); a small
-generator does not, and makes bluish clumps, dark specks, confetti and pebbles.
+Snow and rain lay white light over a scene and darken nothing; and rain falls straight, all of it one way. Haze lays
+grey over it, which may be brighter or darker than what it covers, and paler, but of the same hue. Water is clear: a
+drop is brighter or darker than what it covers, and has most of its colour. Simulated pairs keep to that more or less
+closely (`python -m training.evaluate colours`); a small generator does not, and makes bluish clumps, dark specks,
+confetti, pebbles, and streaks like hair.
 """
 
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
+_REACH = 10  # pixels before and after one, over which a streak is as bright
+_STEEPEST, _STEP = 36, 3  # degrees from the vertical at which streaks are looked for, and between two directions
 _CLEAR = 0.6  # least saturation of what is seen through water, as a share of the photograph's
 _GAUDY = 2.0  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
 
@@ -26,6 +30,23 @@ def lay_white(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | 
     """
     over = clean if over is None else over
     return over + _share(degraded - clean, 1 - clean) * (1 - over)
+
+
+def lay_streaks(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
+    """As `lay_white`, its opacity averaged along the direction in which it changes least, and as strong as before."""
+    over = clean if over is None else over
+    opacity = _share(degraded - clean, 1 - clean)
+    lines = _lines(opacity)
+    height, width = (min(_REACH, side - 1) for side in opacity.shape[2:])
+    padded = F.pad(opacity, (width, width, height, height), mode="reflect")
+    padded = F.pad(padded, [_REACH - width] * 2 + [_REACH - height] * 2, mode="replicate")
+    averaged = F.conv2d(padded, lines)  # [B, directions, H, W]
+    along = averaged.flatten(2).std(2).argmax(1)
+    straight = averaged[torch.arange(len(along)), along][:, None]
+    mean, middle = (image.mean((2, 3), keepdim=True) for image in (opacity, straight))
+    spread, left = (image.std((2, 3), keepdim=True) for image in (opacity, straight))
+    opacity = (mean + (straight - middle) * spread / left.clamp(min=1e-4)).clamp(0, 1)
+    return over + opacity * (1 - over)
 
 
 def keep_hue(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
@@ -62,5 +83,15 @@ def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return (along / whole.square().sum(1, keepdim=True).clamp(min=1e-4)).clamp(0, 1)
 
 
+def _lines(like: torch.Tensor) -> torch.Tensor:
+    """Weights [directions, 1, K, K] that average along lines and fade towards their ends."""
+    angle = torch.deg2rad(torch.arange(-_STEEPEST, _STEEPEST + 1, _STEP).to(like))[:, None, None]
+    offset = torch.arange(-_REACH, _REACH + 1).to(like)
+    y, x = offset[:, None], offset
+    along, across = y * angle.cos() + x * angle.sin(), x * angle.cos() - y * angle.sin()
+    weights = (1 - along.abs() / (_REACH + 1)).clamp(min=0) * (1 - across.abs()).clamp(min=0)
+    return (weights / weights.sum((1, 2), keepdim=True))[:, None]
+
+
 # By what `Degradation.restriction` says.
-RESTRICTIONS = {"white": lay_white, "paler": keep_hue, "clear": keep_colour}
+RESTRICTIONS = {"white": lay_white, "streaks": lay_streaks, "paler": keep_hue, "clear": keep_colour}

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gendeg.restrictions import keep_colour, keep_hue, lay_white
+from gendeg.restrictions import keep_colour, keep_hue, lay_streaks, lay_white
 from training.simulators.matching import simulate
 
 
@@ -27,7 +27,9 @@ def images(draw, count=2):
 @given(images(count=3))
 def test_white_brightens_and_lies_between_the_photograph_and_white(some):
     clean, degraded, over = some
-    for result, below in ((lay_white(clean, degraded), clean), (lay_white(clean, degraded, over), over)):
+    results = [(rule(clean, degraded), clean) for rule in (lay_white, lay_streaks)]
+    results += [(rule(clean, degraded, over), over) for rule in (lay_white, lay_streaks)]
+    for result, below in results:
         assert bool((result >= below - 1e-6).all()) and bool((result <= 1 + 1e-6).all())
         share = (result - below) / (1 - below).clamp(min=1e-6)
         visible = (1 - below).amin(1, keepdim=True) > 0.01
@@ -48,6 +50,23 @@ def test_the_same_white_is_laid_over_another_image(some):
     snowy = clean + where[:, :1] * (1 - clean)
     expected = over + where[:, :1] * (1 - over)
     torch.testing.assert_close(lay_white(clean, snowy, over), expected, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("slope", [-0.4, 0.0, 0.2])
+def test_bent_streaks_become_straight(slope):
+    rows, columns = torch.arange(128.0)[:, None], torch.arange(128.0)
+    clean = torch.full((1, 3, 128, 128), 0.2)
+
+    def streaks(bent):
+        across = columns - slope * rows - bent * torch.sin(rows / 3)
+        return clean + 0.5 * (torch.cos(across / 2) > 0.7) * (1 - clean)
+
+    straight, bent = streaks(0), streaks(1.5)
+    repaired = lay_streaks(clean, bent)
+    inner = (..., slice(16, -16), slice(16, -16))
+    before, after = ((image - straight)[inner].square().mean() for image in (bent, repaired))
+    assert after < 0.6 * before
+    assert float(repaired.std()) == pytest.approx(float(bent.std()), rel=0.1), "as strong as before"
 
 
 @given(images())
@@ -93,7 +112,7 @@ def test_a_grey_drop_becomes_clear(some):
 
 @pytest.mark.parametrize(
     ("degradation", "rule", "at_least"),
-    [("haze", keep_hue, 35), ("snow", lay_white, 33), ("rain", lay_white, 38), ("raindrop", keep_colour, 30)],
+    [("haze", keep_hue, 35), ("snow", lay_white, 33), ("rain", lay_streaks, 26), ("raindrop", keep_colour, 30)],
 )
 def test_the_simulators_keep_to_the_rules(degradation, rule, at_least):
     photo = torch.from_numpy(skimage.data.astronaut()[:256, :256].copy()).permute(2, 0, 1).float() / 255
