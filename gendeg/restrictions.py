@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-_REACH = 10  # pixels before and after one, over which a streak is as bright
+_REACH = 14  # pixels before and after one, over which a streak is as bright
+_BESIDE, _THIN = 4, 2.5  # pixels beside one, and how many times their mean is taken from it: streaks are thin
 _STEEPEST, _STEP = 36, 3  # degrees from the vertical at which streaks are looked for, and between two directions
 _CLEAR = 0.6  # least saturation of what is seen through water, as a share of the photograph's
 _GAUDY = 2.0  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
@@ -33,16 +34,19 @@ def lay_white(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | 
 
 
 def lay_streaks(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
-    """As `lay_white`, its opacity averaged along the direction in which it changes least, and as strong as before."""
+    """As `lay_white`, its opacity drawn along one direction in thin lines, all in all as strong as before.
+
+    The direction is that along which the opacity changes least.
+    """
     over = clean if over is None else over
     opacity = _share(degraded - clean, 1 - clean)
-    lines = _lines(opacity)
     height, width = (min(_REACH, side - 1) for side in opacity.shape[2:])
     padded = F.pad(opacity, (width, width, height, height), mode="reflect")
     padded = F.pad(padded, [_REACH - width] * 2 + [_REACH - height] * 2, mode="replicate")
-    averaged = F.conv2d(padded, lines)  # [B, directions, H, W]
+    averaged = F.conv2d(padded, _bands(1, opacity))  # [B, directions, H, W]
     along = averaged.flatten(2).std(2).argmax(1)
-    straight = averaged[torch.arange(len(along)), along][:, None]
+    beside = F.conv2d(padded.transpose(0, 1), _bands(_BESIDE, opacity)[along], groups=len(along)).transpose(0, 1)
+    straight = (1 + _THIN) * averaged[torch.arange(len(along)), along][:, None] - _THIN * beside
     mean, middle = (image.mean((2, 3), keepdim=True) for image in (opacity, straight))
     spread, left = (image.std((2, 3), keepdim=True) for image in (opacity, straight))
     opacity = (mean + (straight - middle) * spread / left.clamp(min=1e-4)).clamp(0, 1)
@@ -83,13 +87,13 @@ def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return (along / whole.square().sum(1, keepdim=True).clamp(min=1e-4)).clamp(0, 1)
 
 
-def _lines(like: torch.Tensor) -> torch.Tensor:
-    """Weights [directions, 1, K, K] that average along lines and fade towards their ends."""
+def _bands(width: float, like: torch.Tensor) -> torch.Tensor:
+    """Weights [directions, 1, K, K] of means over bands, which fade within `width` pixels and towards their ends."""
     angle = torch.deg2rad(torch.arange(-_STEEPEST, _STEEPEST + 1, _STEP).to(like))[:, None, None]
     offset = torch.arange(-_REACH, _REACH + 1).to(like)
     y, x = offset[:, None], offset
     along, across = y * angle.cos() + x * angle.sin(), x * angle.cos() - y * angle.sin()
-    weights = (1 - along.abs() / (_REACH + 1)).clamp(min=0) * (1 - across.abs()).clamp(min=0)
+    weights = (1 - along.abs() / (_REACH + 1)).clamp(min=0) * (1 - across.abs() / width).clamp(min=0)
     return (weights / weights.sum((1, 2), keepdim=True))[:, None]
 
 

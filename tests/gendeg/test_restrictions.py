@@ -63,10 +63,12 @@ def test_bent_streaks_become_straight(slope):
 
     straight, bent = streaks(0), streaks(1.5)
     repaired = lay_streaks(clean, bent)
-    inner = (..., slice(16, -16), slice(16, -16))
-    before, after = ((image - straight)[inner].square().mean() for image in (bent, repaired))
-    assert after < 0.6 * before
-    assert float(repaired.std()) == pytest.approx(float(bent.std()), rel=0.1), "as strong as before"
+    likeness = [
+        np.corrcoef(image[0, 0, 16:-16, 16:-16].flatten(), straight[0, 0, 16:-16, 16:-16].flatten())[0, 1]
+        for image in (bent, repaired)
+    ]
+    assert likeness[1] > likeness[0] + 0.15
+    assert float(repaired.std()) == pytest.approx(float(bent.std()), rel=0.15), "as strong as before"
 
 
 @given(images())
