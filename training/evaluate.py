@@ -3,7 +3,7 @@
 - `codec`: PSNR of the codec's round trip.
 - `control`: asked against reached intensity, per degradation.
 - `sheet`: a contact sheet, six degradations at three intensities.
-- `colours`: how far simulated haze, rain, snow and drops keep to the colours that `gendeg.restrictions` allows.
+- `colours`: how far simulated haze, rain, snow and drops keep to what `gendeg.restrictions` allows.
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
 - `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
