@@ -1,10 +1,10 @@
-"""What a degradation can do to colours (`Degradation.restriction`), and generated images that keep to it.
+"""What a degradation can do to an image (`Degradation.restriction`), and generated images that keep to it.
 
 Snow and rain lay white light over a scene and darken nothing; and rain falls straight, all of it one way. Haze lays
 grey over it, which may be brighter or darker than what it covers, and paler, but of the same hue. Water is clear: a
-drop is brighter or darker than what it covers, and has most of its colour. Simulated pairs keep to that more or less
-closely (`python -m training.evaluate colours`); a small generator does not, and makes bluish clumps, dark specks,
-confetti, pebbles, and streaks like hair.
+drop is brighter or darker than what it covers, and has most of its colour. Simulated pairs keep to that closely
+(`python -m training.evaluate colours`), but for streaks, which are drawn thinner here; a small generator does not, and
+makes bluish clumps, dark specks, confetti, pebbles, and streaks like hair.
 """
 
 from __future__ import annotations

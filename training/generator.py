@@ -325,8 +325,9 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     for number, stage in stages_to_train(recipe, args):
         pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent, recipe["workers"])
-        file = args.output / f"latents-{pairs.name(stage['pairs'])}.pt"
-        latents = encode_pairs(codec, arrays, file, recipe["recoloured_share"])
+        share = recipe["recoloured_share"]
+        file = args.output / f"latents-{pairs.name(stage['pairs'])}-recoloured-{share}.pt"
+        latents = encode_pairs(codec, arrays, file, share)
         scheduler = scheduler or fit_bridge(codec, latents, **recipe["bridge"])
         save = partial(
             save_pipeline,

@@ -50,7 +50,7 @@ class SimulatedPairs(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: values[0] for name, values in _simulated(default_collate([self.wanted(index)])).items()}
 
-    def wanted(self, index: int) -> dict[str, torch.Tensor]:
+    def wanted(self, index: int) -> dict[str, Any]:
         """What pair i is made of: clean, degradation, the wanted mu and sigma, and the seed of all other randomness."""
         rng = np.random.default_rng((self.seed, index))
         clean = torch.from_numpy(self.photos.random_crop(self.size, rng).copy()).permute(2, 0, 1)
