@@ -25,7 +25,8 @@ class Degradation:
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
         restriction: what it can do to an image: only lay "white" over it, or "streaks" of white; make it brighter,
-            darker or "paler"; make it brighter or darker and stay "clear"; None: anything. See `gendeg.restrictions`.
+            darker or "paler"; make it brighter or darker and stay "clear"; have its light "moved"; None: anything. See
+            `gendeg.restrictions`.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
             the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
             faster than a number.
@@ -40,7 +41,7 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
-    restriction: Literal["white", "streaks", "paler", "clear"] | None = None
+    restriction: Literal["white", "streaks", "paler", "clear", "moved"] | None = None
     variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
@@ -95,6 +96,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.005, 0.095),
             (0.030, 0.045),
             (0.003, 0.12),
+            restriction="moved",
             variants=(
                 "in blurry conditions, sideways motion",
                 "in blurry conditions, rising motion",

@@ -24,7 +24,7 @@ from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
 from gendeg.intensity import match_intensity as matched
-from gendeg.restrictions import RESTRICTIONS
+from gendeg.restrictions import OVER_PHOTOGRAPH, RESTRICTIONS
 from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -196,7 +196,7 @@ class GenDegPipeline(DiffusionPipeline):
                 own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
-            restrict: whether images are brought to what the degradation can make (haze, rain, snow, raindrop), see
+            restrict: whether images are brought to what the degradation can make (all but low light), see
                 `gendeg.restrictions`; None: the model's own setting.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
                 sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
@@ -265,11 +265,13 @@ class GenDegPipeline(DiffusionPipeline):
         corrected = degraded
         restriction = degradation.restriction if (self.config.restrict if restrict is None else restrict) else None
         rule = RESTRICTIONS.get(restriction)
-        if restriction in ("white", "streaks"):
-            degraded, clean, rule = rule(clean, degraded, over=photo), photo, None  # a tone curve keeps it white
+        matching = self.config.match_intensity if match_intensity is None else match_intensity
+        if restriction in OVER_PHOTOGRAPH:
+            longer = {"mu": mus} if restriction == "moved" and matching else {}
+            degraded, clean, rule = rule(clean, degraded, over=photo, **longer), photo, None  # a tone curve keeps white
         elif rule:
             degraded = rule(clean, degraded)
-        if self.config.match_intensity if match_intensity is None else match_intensity:
+        if matching:
             degraded = matched(clean, degraded, mus, sigmas, rule)
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()

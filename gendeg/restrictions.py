@@ -2,15 +2,18 @@
 
 Snow and rain lay white light over a scene and darken nothing; and rain falls straight, all of it one way. Haze lays
 grey over it, which may be brighter or darker than what it covers, and paler, but of the same hue. Water is clear: a
-drop is brighter or darker than what it covers, and has most of its colour. Simulated pairs keep to that closely
-(`python -m training.evaluate colours`), but for streaks, which are drawn thinner here; a small generator does not, and
-makes bluish clumps, dark specks, confetti, pebbles, and streaks like hair.
+drop is brighter or darker than what it covers, and has most of its colour. Motion blur only moves light along a path
+(`gendeg.motion`). Simulated pairs keep to that closely (`python -m training.evaluate colours`), but for streaks and
+paths, which are drawn thinner here; a small generator does not, and makes bluish clumps, dark specks, confetti,
+pebbles, streaks like hair, and crumbs.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional as F
+
+from gendeg.motion import extended, move_light
 
 _REACH = 14  # pixels before and after one, over which a streak is as bright
 _BESIDE, _THIN = 4, 2.5  # pixels beside one, and how many times their mean is taken from it: streaks are thin
@@ -40,9 +43,7 @@ def lay_streaks(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor 
     """
     over = clean if over is None else over
     opacity = _share(degraded - clean, 1 - clean)
-    height, width = (min(_REACH, side - 1) for side in opacity.shape[2:])
-    padded = F.pad(opacity, (width, width, height, height), mode="reflect")
-    padded = F.pad(padded, [_REACH - width] * 2 + [_REACH - height] * 2, mode="replicate")
+    padded = extended(opacity, (_REACH, _REACH), (_REACH, _REACH))
     averaged = F.conv2d(padded, _bands(1, opacity))  # [B, directions, H, W]
     along = averaged.flatten(2).std(2).argmax(1)
     beside = F.conv2d(padded.transpose(0, 1), _bands(_BESIDE, opacity)[along], groups=len(along)).transpose(0, 1)
@@ -98,4 +99,12 @@ def _bands(width: float, like: torch.Tensor) -> torch.Tensor:
 
 
 # By what `Degradation.restriction` says.
-RESTRICTIONS = {"white": lay_white, "streaks": lay_streaks, "paler": keep_hue, "clear": keep_colour}
+RESTRICTIONS = {
+    "white": lay_white,
+    "streaks": lay_streaks,
+    "paler": keep_hue,
+    "clear": keep_colour,
+    "moved": move_light,
+}
+# What these lay over, or move, may be the photograph itself.
+OVER_PHOTOGRAPH = ("white", "streaks", "moved")

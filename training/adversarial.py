@@ -115,7 +115,7 @@ class AdversarialLoss:
         intensity_weight: of the error of mu and sigma of what is sampled, and of its `amounts`.
         lattice_weight: of the `lattice` in what is sampled.
         judged: the degradations that are patterns. In the others the discriminator would ask for the very noise of low
-            light, of which the codec keeps blocks.
+            light, of which the codec keeps blocks; and of motion blur no user sees more than its paths.
     """
 
     def __init__(
@@ -134,6 +134,7 @@ class AdversarialLoss:
         self.codec = codec.requires_grad_(False)
         self.intensity_weight, self.lattice_weight = intensity_weight, lattice_weight
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=_HISTORY)
+        self.judged_names = set(judged)
         self.judged = torch.tensor([name in judged for name in DEGRADATIONS]).float()
         self.temperature = torch.tensor([temperature.get(name, [1.0, 1.0]) for name in DEGRADATIONS])
 
@@ -180,10 +181,12 @@ class AdversarialLoss:
     def _shown(self, degraded: torch.Tensor, clean: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
         """What a user sees of a degraded image, with colours restricted; all images in [-1, 1]."""
         clean, degraded = (clean + 1) / 2, (degraded + 1) / 2
-        kinds = [list(DEGRADATIONS.values())[i].restriction for i in degradation.tolist()]
-        for restriction, restrict in RESTRICTIONS.items():
-            of_it = torch.tensor([kind == restriction for kind in kinds], device=clean.device)[:, None, None, None]
-            degraded = torch.where(of_it, restrict(clean, degraded), degraded)
+        names = [list(DEGRADATIONS)[i] for i in degradation.tolist()]
+        for name in set(names) & self.judged_names:
+            if DEGRADATIONS[name].restriction:
+                of_it = torch.tensor([n == name for n in names], device=clean.device)[:, None, None, None]
+                restrict = RESTRICTIONS[DEGRADATIONS[name].restriction]
+                degraded = torch.where(of_it, restrict(clean, degraded), degraded)
         return degraded * 2 - 1
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:

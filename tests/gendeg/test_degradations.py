@@ -21,7 +21,13 @@ def test_structure_correction_spares_streaks_flakes_and_dark_texture():
 
 def test_restrictions():
     restrictions = {name: d.restriction for name, d in DEGRADATIONS.items() if d.restriction}
-    assert restrictions == {"haze": "paler", "rain": "streaks", "snow": "white", "raindrop": "clear"}
+    assert restrictions == {
+        "haze": "paler",
+        "rain": "streaks",
+        "snow": "white",
+        "motion_blur": "moved",
+        "raindrop": "clear",
+    }
 
 
 @every_degradation
