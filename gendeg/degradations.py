@@ -24,9 +24,8 @@ class Degradation:
         typical: the median real (mu, sigma).
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
-        restriction: what it can do to an image: only lay "white" over it, or "streaks" of white; make it brighter,
-            darker or "paler"; make it brighter or darker and stay "clear"; have its light "moved"; None: anything. See
-            `gendeg.restrictions`.
+        restriction: what it can do to an image: only lay "flakes" or "streaks" of white, or "drops", over it; make
+            it brighter, darker or "paler"; have its light "moved"; None: anything. See `gendeg.restrictions`.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
             the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
             faster than a number.
@@ -41,7 +40,7 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
-    restriction: Literal["white", "streaks", "paler", "clear", "moved"] | None = None
+    restriction: Literal["flakes", "streaks", "drops", "paler", "moved"] | None = None
     variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
@@ -85,7 +84,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.057, 0.070),
             (0.003, 0.30),
             (("CSD", "in snowy and hazy conditions"),),
-            restriction="white",
+            restriction="flakes",
         ),
         Degradation(
             "motion_blur",
@@ -113,7 +112,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.023, 0.142),
             (0.030, 0.086),
             (0.005, 0.20),
-            restriction="clear",
+            restriction="drops",
         ),
         Degradation(
             "low_light",

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from gendeg.borders import extended
 from gendeg.light import to_display, to_linear
 
 _REACH = 20  # pixels that light moves at most, to each side
@@ -168,12 +169,3 @@ def _convolved(light: torch.Tensor, kernels: torch.Tensor, side: int) -> torch.T
     """Spectra of tiles with a margin, [B, rows, columns, 3, ...], and kernels: tiles without the margin."""
     response = torch.fft.rfft2(kernels, s=(side, side))[:, :, :, None]
     return torch.fft.irfft2(light * response, s=(side, side))[..., 2 * _REACH :, 2 * _REACH :]
-
-
-def extended(image: torch.Tensor, columns: tuple[int, int], rows: tuple[int, int]) -> torch.Tensor:
-    """Image [B, C, H, W] with as many columns and rows before and after it: mirrored, or, if it is small, repeated."""
-    height, width = image.shape[2:]
-    asked = (*columns, *rows)
-    mirrored = [min(n, side - 1) for n, side in zip(asked, (width, width, height, height), strict=True)]
-    image = F.pad(image, mirrored, mode="reflect")
-    return F.pad(image, [n - m for n, m in zip(asked, mirrored, strict=True)], mode="replicate")

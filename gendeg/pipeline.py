@@ -267,8 +267,9 @@ class GenDegPipeline(DiffusionPipeline):
         rule = RESTRICTIONS.get(restriction)
         matching = self.config.match_intensity if match_intensity is None else match_intensity
         if restriction in OVER_PHOTOGRAPH:
-            longer = {"mu": mus} if restriction == "moved" and matching else {}
-            degraded, clean, rule = rule(clean, degraded, over=photo, **longer), photo, None  # a tone curve keeps white
+            reach = {"moved": {"mu": mus}, "drops": {"mu": mus, "sigma": sigmas}} if matching else {}
+            degraded = rule(clean, degraded, over=photo, **reach.get(restriction, {}))
+            clean, rule = photo, None  # a tone curve leaves shapes and white as they are
         elif rule:
             degraded = rule(clean, degraded)
         if matching:

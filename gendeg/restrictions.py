@@ -3,17 +3,22 @@
 Snow and rain lay white light over a scene and darken nothing; and rain falls straight, all of it one way. Haze lays
 grey over it, which may be brighter or darker than what it covers, and paler, but of the same hue. Water is clear: a
 drop is brighter or darker than what it covers, and has most of its colour. Motion blur only moves light along a path
-(`gendeg.motion`). Simulated pairs keep to that closely (`python -m training.evaluate colours`), but for streaks and
-paths, which are drawn thinner here; a small generator does not, and makes bluish clumps, dark specks, confetti,
-pebbles, streaks like hair, and crumbs.
+(`gendeg.motion`). Simulated pairs keep to that closely (`python -m training.evaluate colours`), but for shapes:
+streaks and paths are drawn thinner here, flakes (`gendeg.flakes`) and drops (`gendeg.drops`) rounder, one by one. A
+small generator keeps to none of it, and makes bluish clumps, dark specks, confetti, pebbles, streaks like hair, crumbs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional as F
 
-from gendeg.motion import extended, move_light
+from gendeg.borders import around
+from gendeg.drops import drawn_as_drops
+from gendeg.flakes import drawn_in_flakes
+from gendeg.motion import move_light
 
 _REACH = 14  # pixels before and after one, over which a streak is as bright
 _BESIDE, _THIN = 4, 2.5  # pixels beside one, and how many times their mean is taken from it: streaks are thin
@@ -36,6 +41,12 @@ def lay_white(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | 
     return over + _share(degraded - clean, 1 - clean) * (1 - over)
 
 
+def lay_flakes(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
+    """As `lay_white`, its opacity drawn flake by flake (`gendeg.flakes`), all in all as strong as before."""
+    over = clean if over is None else over
+    return over + drawn_in_flakes(_share(degraded - clean, 1 - clean)) * (1 - over)
+
+
 def lay_streaks(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
     """As `lay_white`, its opacity drawn along one direction in thin lines, all in all as strong as before.
 
@@ -43,7 +54,7 @@ def lay_streaks(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor 
     """
     over = clean if over is None else over
     opacity = _share(degraded - clean, 1 - clean)
-    padded = extended(opacity, (_REACH, _REACH), (_REACH, _REACH))
+    padded = around(opacity, _REACH)
     averaged = F.conv2d(padded, _bands(1, opacity))  # [B, directions, H, W]
     along = averaged.flatten(2).std(2).argmax(1)
     beside = F.conv2d(padded.transpose(0, 1), _bands(_BESIDE, opacity)[along], groups=len(along)).transpose(0, 1)
@@ -66,6 +77,26 @@ def keep_hue(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     grey, degraded_grey = (image.mean(1, keepdim=True) for image in (clean, degraded))
     colour = clean - grey
     return (degraded_grey + _share(degraded - degraded_grey, colour) * colour).clamp(0, 1)
+
+
+def lay_drops(
+    clean: torch.Tensor,
+    degraded: torch.Tensor,
+    over: torch.Tensor | None = None,
+    mu: Sequence[float | None] | None = None,
+    sigma: Sequence[float | None] | None = None,
+) -> torch.Tensor:
+    """The drops on `degraded`, drawn one by one (`gendeg.drops`), as bright as there, with the colours of `clean`.
+
+    Args:
+        clean, degraded: [B, 3, H, W] in [0, 1].
+        over: what the drops are drawn on instead.
+        mu, sigma: what should be reached, one each; None: as before.
+
+    Returns:
+        [B, 3, H, W] in [0, 1].
+    """
+    return drawn_as_drops(clean, keep_colour(clean, degraded), clean if over is None else over, mu, sigma)
 
 
 def keep_colour(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
@@ -100,11 +131,11 @@ def _bands(width: float, like: torch.Tensor) -> torch.Tensor:
 
 # By what `Degradation.restriction` says.
 RESTRICTIONS = {
-    "white": lay_white,
+    "flakes": lay_flakes,
     "streaks": lay_streaks,
     "paler": keep_hue,
-    "clear": keep_colour,
+    "drops": lay_drops,
     "moved": move_light,
 }
 # What these lay over, or move, may be the photograph itself.
-OVER_PHOTOGRAPH = ("white", "streaks", "moved")
+OVER_PHOTOGRAPH = ("flakes", "streaks", "drops", "moved")

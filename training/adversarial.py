@@ -20,15 +20,17 @@ from torch.nn.functional import avg_pool2d, leaky_relu, pixel_unshuffle, relu
 
 from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
-from gendeg.restrictions import RESTRICTIONS
+from gendeg.restrictions import RESTRICTIONS, keep_colour, lay_white
 from gendeg.scheduler import BridgeScheduler
 
 if TYPE_CHECKING:
     from training.generator import BridgeLoss
 
+# Flakes and drops that are picked one by one have no gradient.
+_SHOWN = RESTRICTIONS | {"flakes": lay_white, "drops": keep_colour}
 _NEARBY = 0.02  # step, in pixels' values, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01
-_HISTORY, _PAST = 50, 1  # batches that are remembered, and drawn from these in each step
+_HISTORY, _PAST = 50, 4  # batches that are remembered, and drawn from these in each step
 
 
 class Discriminator(nn.Module):
@@ -185,7 +187,7 @@ class AdversarialLoss:
         for name in set(names) & self.judged_names:
             if DEGRADATIONS[name].restriction:
                 of_it = torch.tensor([n == name for n in names], device=clean.device)[:, None, None, None]
-                restrict = RESTRICTIONS[DEGRADATIONS[name].restriction]
+                restrict = _SHOWN[DEGRADATIONS[name].restriction]
                 degraded = torch.where(of_it, restrict(clean, degraded), degraded)
         return degraded * 2 - 1
 

@@ -24,9 +24,9 @@ def test_restrictions():
     assert restrictions == {
         "haze": "paler",
         "rain": "streaks",
-        "snow": "white",
+        "snow": "flakes",
         "motion_blur": "moved",
-        "raindrop": "clear",
+        "raindrop": "drops",
     }
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gendeg.intensity import intensity
-from gendeg.motion import extended, move_light
+from gendeg.motion import move_light
 from training.simulators.matching import simulate
 
 
@@ -73,13 +73,3 @@ def test_no_motion_and_nothing_to_move():
     torch.testing.assert_close(move_light(photo, photo), photo, atol=1e-4, rtol=0)
     grey = torch.full((1, 3, 40, 50), 0.4)
     torch.testing.assert_close(move_light(grey, grey + 0.2), grey, atol=1e-4, rtol=0)
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.lists(st.integers(0, 30), min_size=4, max_size=4))
-def test_images_are_extended_by_what_is_near(height, width, margins):
-    image = torch.rand(1, 2, height, width)
-    left, right, top, bottom = margins
-    result = extended(image, (left, right), (top, bottom))
-    assert result.shape == (1, 2, top + height + bottom, left + width + right)
-    torch.testing.assert_close(result[..., top : top + height, left : left + width], image)
-    assert float(result.min()) >= float(image.min()) and float(result.max()) <= float(image.max())

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gendeg.restrictions import keep_colour, keep_hue, lay_streaks, lay_white
+from gendeg.restrictions import keep_colour, keep_hue, lay_flakes, lay_streaks, lay_white
 from training.simulators.matching import simulate
 
 
@@ -27,8 +27,8 @@ def images(draw, count=2):
 @given(images(count=3))
 def test_white_brightens_and_lies_between_the_photograph_and_white(some):
     clean, degraded, over = some
-    results = [(rule(clean, degraded), clean) for rule in (lay_white, lay_streaks)]
-    results += [(rule(clean, degraded, over), over) for rule in (lay_white, lay_streaks)]
+    results = [(rule(clean, degraded), clean) for rule in (lay_white, lay_streaks, lay_flakes)]
+    results += [(rule(clean, degraded, over), over) for rule in (lay_white, lay_streaks, lay_flakes)]
     for result, below in results:
         assert bool((result >= below - 1e-6).all()) and bool((result <= 1 + 1e-6).all())
         share = (result - below) / (1 - below).clamp(min=1e-6)

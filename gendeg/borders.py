@@ -1,0 +1,20 @@
+"""What lies beyond the borders of an image? Its mirror image, as far as that goes."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def extended(image: torch.Tensor, columns: tuple[int, int], rows: tuple[int, int]) -> torch.Tensor:
+    """Images [B, C, H, W] with as many columns and rows before and after them: mirrored, or, if small, repeated."""
+    height, width = image.shape[2:]
+    asked = (*columns, *rows)
+    mirrored = [min(n, side - 1) for n, side in zip(asked, (width, width, height, height), strict=True)]
+    image = F.pad(image, mirrored, mode="reflect")
+    return F.pad(image, [n - m for n, m in zip(asked, mirrored, strict=True)], mode="replicate")
+
+
+def around(image: torch.Tensor, reach: int) -> torch.Tensor:
+    """Images [B, C, H, W] with `reach` rows and columns more on each side."""
+    return extended(image, (reach, reach), (reach, reach))

@@ -1,0 +1,135 @@
+"""Which drops is generated water on the lens made of? And the same drops, drawn one by one.
+
+A small generator puts drops where they should be, as bright or dark as they should be, but with ragged outlines and
+holes. So round drops of a few sizes are found in what has changed, and drawn anew: whole, with a crisp rim, and smooth
+inside, with the light that the generator put there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from gendeg.borders import around
+from gendeg.intensity import intensity
+
+_RADII = (3.0, 4.2, 6.0, 8.5, 12.0, 17.0)  # pixels
+_BESIDE = 1.5, 1.0  # a drop ends where it is less changed out to this many radii, and pixels more
+_CHANGED = 0.5  # share of the typical change from which on there is a drop
+_LEAST = 0.02  # change below which there is none
+_DISTINCT = 0.15  # how much more of a drop must have changed than of what is beside it
+_APART = 0.7  # radii of a drop within which no other is likelier
+_RIM = 1.5  # pixels from where there is no drop to where it is whole
+_TALL = 1.1  # height in relation to width: gravity draws drops out
+_WOBBLE = 5.0  # pixels by which outlines follow what has changed
+_SMOOTH, _SMOOTHER = 2, 10  # reach of the means that are seen in a drop, and where the generator left a hole, in pixels
+_GROWTH, _CONTRAST = (0.6, 1.8), (0.6, 1.8)  # bounds of how much larger and stronger drops become
+_ROUNDS, _DAMPING = 7, 0.7  # of the search for both
+
+
+def drawn_as_drops(
+    clean: torch.Tensor,
+    degraded: torch.Tensor,
+    over: torch.Tensor,
+    mu: Sequence[float | None] | None = None,
+    sigma: Sequence[float | None] | None = None,
+) -> torch.Tensor:
+    """Drops on `degraded`, drawn on `over`, all as much larger and brighter or darker as brings it to mu and sigma.
+
+    Args:
+        clean, degraded: [B, 3, H, W] in [0, 1].
+        over: the image without drops that they are drawn on, alike.
+        mu, sigma: what should be reached, one each; None: those of `degraded`.
+
+    Returns:
+        [B, 3, H, W] in [0, 1].
+    """
+    asked_mu, asked_sigma = (value.clamp(min=1e-4) for value in intensity(clean, degraded))
+    for asked, given in ((asked_mu, mu), (asked_sigma, sigma)):
+        for i, value in enumerate(given or ()):
+            asked[i] = asked[i] if value is None else max(value, 1e-4)
+    change = _mean((degraded - clean).abs().mean(1, keepdim=True), 1)
+    typical = change.square().mean((2, 3), keepdim=True) / change.mean((2, 3), keepdim=True).clamp(min=1e-4)
+    changed = (change / (_CHANGED * typical).clamp(min=_LEAST)).clamp(max=1)
+    places, outline = _found(changed), _WOBBLE * (_mean(_mean(changed, _SMOOTH), _SMOOTH) - 0.5)
+
+    growth = contrast = torch.ones_like(asked_mu)
+    within = changed * _cover(places, growth, outline)
+    near, far = (
+        torch.cat([_mean(_mean(i * within, reach), reach) for i in (degraded, over, torch.ones_like(within))], dim=1)
+        for reach in (_SMOOTH, _SMOOTHER)
+    )
+    both = near + 0.01 * far
+    light, behind = (both[:, :6] / both[:, 6:].clamp(min=1e-6)).chunk(2, dim=1)
+    for _ in range(_ROUNDS):
+        seen = behind + contrast[:, None, None, None] * (light - behind)
+        drawn = torch.lerp(over, seen.clamp(0, 1), _cover(places, growth, outline))
+        # Of drops here and there, sigma^2 / mu grows as their contrast, and (mu / sigma)^2 as their area.
+        reached_mu, reached_sigma = (value.clamp(min=1e-4) for value in intensity(over, drawn))
+        stronger = asked_sigma.square() / asked_mu * reached_mu / reached_sigma.square()
+        larger = (asked_mu / asked_sigma * reached_sigma / reached_mu).square()
+        contrast = (contrast * stronger**_DAMPING).clamp(*_CONTRAST)
+        growth = (growth * larger ** (_DAMPING / 2)).clamp(*_GROWTH)
+    return drawn
+
+
+def _cover(places: list[torch.Tensor], growth: torch.Tensor, outline: torch.Tensor) -> torch.Tensor:
+    """How much of each pixel drops cover, [B, 1, H, W]; they are `growth` [B] times as large as found."""
+    return ((_depth(places, growth, outline) + outline) / _RIM + 0.5).clamp(0, 1)
+
+
+def _found(changed: torch.Tensor) -> list[torch.Tensor]:
+    """Centres of drops, (image, row, column) [N, 3] for each size; `changed`: [B, 1, H, W] in [0, 1].
+
+    A drop's score is how much of it has changed, times how much more that is than beside it.
+    """
+    scores = []
+    for radius in _RADII:
+        inside, whole = (_disc(radius).to(changed), _disc(_BESIDE[0] * radius + _BESIDE[1]).to(changed))
+        in_it, in_all = (_sums(changed, disc) for disc in (inside, whole))
+        share = in_it / inside.sum()
+        scores.append(share * (share - (in_all - in_it) / (whole.sum() - inside.sum())))
+    best = torch.cat(scores, dim=1).amax(1, keepdim=True)
+    found = []
+    for radius, score in zip(_RADII, scores, strict=True):
+        reach = round(_APART * radius)
+        likeliest = F.max_pool2d(around(best, reach), 2 * reach + 1, stride=1)
+        found.append(((score >= likeliest) & (score > _DISTINCT))[:, 0].nonzero())
+    return found
+
+
+def _depth(places: list[torch.Tensor], growth: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """How far each pixel lies inside of a drop, [B, 1, H, W] in pixels; outside it is negative."""
+    batch, _, height, width = like.shape
+    depth = like.new_full((batch * height * width,), -1e3)
+    for radius, centres in zip(_RADII, places, strict=True):
+        reach = round(_GROWTH[1] * radius * _TALL + _WOBBLE)
+        offset = torch.arange(-reach, reach + 1, device=like.device)
+        row, column = centres[:, 1, None, None] + offset[:, None], centres[:, 2, None, None] + offset
+        inside = growth[centres[:, 0], None, None] * radius - torch.hypot(offset[:, None] / _TALL, offset.to(like))
+        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        pixel = (centres[:, 0, None, None] * height + row) * width + column
+        depth.scatter_reduce_(0, pixel[there], inside[there], "amax")
+    return depth.view(batch, 1, height, width)
+
+
+def _disc(radius: float) -> torch.Tensor:
+    """[K, K] of ones within the radius, with a soft edge."""
+    offset = torch.arange(-round(radius) - 1, round(radius) + 2.0)
+    return (radius + 0.5 - torch.hypot(offset[:, None], offset)).clamp(0, 1)
+
+
+def _sums(image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sums [B, 1, H, W] around each pixel, weighted with [K, K], which is odd and symmetric."""
+    half = weights.shape[-1] // 2
+    padded = around(image, half)
+    size = padded.shape[-2:]
+    sums = torch.fft.irfft2(torch.fft.rfft2(padded) * torch.fft.rfft2(weights, s=size), s=size)
+    return sums[..., 2 * half :, 2 * half :]
+
+
+def _mean(image: torch.Tensor, reach: int) -> torch.Tensor:
+    """Means over squares that reach so many pixels to each side."""
+    return F.avg_pool2d(around(image, reach), 2 * reach + 1, stride=1)

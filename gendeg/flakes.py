@@ -1,0 +1,89 @@
+"""Which flakes is generated snow made of? And the same snow, drawn flake by flake.
+
+A small generator puts snow where it should be, and as much as it should, but its flakes have no shape. So the snow's
+optical depth is taken apart into a smooth veil and round flakes of a few sizes, one for each place, and drawn anew.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from gendeg.borders import around
+
+_RADII = (1.5, 2.2, 3.3, 5.0)  # pixels
+_HALF = 7  # of the window in which a flake is drawn, in pixels
+_DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, and as it is drawn
+_VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
+_ROUNDS, _ROUNDS_AGAIN = 20, 15  # of the fit, with flakes everywhere, and with those that are left
+_GATHERS, _APART = 1.0, 0.7  # radii within which a flake takes all snow, and within which there is no larger one
+_FEW = 0.05  # how much explaining a flake more should be worth
+_EXPONENT = 1.5  # of a round's correction, for speed
+_OPAQUE = 0.97  # the highest opacity that still has a depth
+_LEAST = 1e-3  # optical depth below which there is nothing
+
+
+def drawn_in_flakes(opacity: torch.Tensor) -> torch.Tensor:
+    """Opacity [B, 1, H, W] of snow in [0, 1], drawn as a veil and round flakes, with the same mean and deviation."""
+    depth = -torch.log1p(-opacity.clamp(max=_OPAQUE))
+    near, smooth = _VEIL
+    veil = _mean(_mean(-_largest(-depth, near), smooth), smooth)
+    snow = (depth - veil).clamp(min=0) + _LEAST
+    shapes = _shapes(_DOME).to(opacity)
+    flakes = _fitted(_mean(snow, 2).expand(-1, len(_RADII), -1, -1) / len(_RADII), snow, shapes, _ROUNDS)
+    flakes = _fitted(_apart(flakes), snow, shapes, _ROUNDS_AGAIN)
+    drawn = 1 - torch.exp(-veil - _spread(flakes, _shapes(_CRISP).to(opacity)).sum(1, keepdim=True))
+    (mean, deviation), (drawn_mean, drawn_deviation) = (
+        (image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True, correction=0)) for image in (opacity, drawn)
+    )
+    return (mean + (drawn - drawn_mean) * deviation / drawn_deviation.clamp(min=1e-4)).clamp(0, 1)
+
+
+def _fitted(flakes: torch.Tensor, snow: torch.Tensor, shapes: torch.Tensor, rounds: int) -> torch.Tensor:
+    """How much snow [B, sizes, H, W] is in the flakes of each size and place; where there is none, none comes.
+
+    By the multiplied corrections of Richardson (1972) and Lucy (1974).
+    """
+    for _ in range(rounds):
+        wanted = snow / (_spread(flakes, shapes).sum(1, keepdim=True) + _LEAST)
+        flakes = flakes * (_spread(wanted.expand_as(flakes), shapes) / (1 + _FEW)) ** _EXPONENT
+    return flakes
+
+
+def _apart(flakes: torch.Tensor) -> torch.Tensor:
+    """The flakes that are left when each takes the snow around it, and the larger one stays of two that are near."""
+    gathered = []
+    for size, radius in zip(flakes.split(1, dim=1), _RADII, strict=True):
+        reach = round(_GATHERS * radius)
+        there = (size >= _largest(size, reach)) & (size > _LEAST)
+        gathered.append(there * _mean(size, reach) * (2 * reach + 1) ** 2)
+    largest = torch.cat(gathered, dim=1).amax(1, keepdim=True)
+    kept = [
+        size * (size >= _largest(largest, round(_APART * radius)))
+        for size, radius in zip(gathered, _RADII, strict=True)
+    ]
+    return torch.cat(kept, dim=1)
+
+
+def _shapes(exponent: float) -> torch.Tensor:
+    """Round domes [sizes, 1, K, K] of the sum one."""
+    offset = torch.arange(-_HALF, _HALF + 1.0)
+    distance = torch.hypot(offset[:, None], offset)
+    radius = 1.25 * torch.tensor(_RADII)[:, None, None] + 0.5
+    domes = (1 - (distance / radius).square()).clamp(min=0) ** exponent
+    return (domes / domes.sum((1, 2), keepdim=True))[:, None]
+
+
+def _spread(flakes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
+    """[B, sizes, H, W], each size convolved with its shape."""
+    return F.conv2d(around(flakes, _HALF), shapes, groups=len(shapes))
+
+
+def _mean(image: torch.Tensor, reach: int) -> torch.Tensor:
+    """Means over squares that reach so many pixels to each side."""
+    return F.avg_pool2d(around(image, reach), 2 * reach + 1, stride=1)
+
+
+def _largest(image: torch.Tensor, reach: int) -> torch.Tensor:
+    """Maxima over such squares."""
+    return F.max_pool2d(around(image, reach), 2 * reach + 1, stride=1)
