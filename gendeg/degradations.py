@@ -6,7 +6,7 @@ Prompt phrases, the structure correction policy and the idea of filter threshold
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -25,7 +25,7 @@ class Degradation:
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
         restriction: what it can do to an image: only lay "flakes" or "streaks" of white, or "drops", over it; make
-            it brighter, darker or "paler"; have its light "moved"; None: anything. See `gendeg.restrictions`.
+            it brighter, darker or "paler"; have its light "moved" or "dimmed". See `gendeg.restrictions`.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
             the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
             faster than a number.
@@ -40,7 +40,7 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
-    restriction: Literal["flakes", "streaks", "drops", "paler", "moved"] | None = None
+    restriction: Literal["flakes", "streaks", "drops", "paler", "moved", "dimmed"] = field(kw_only=True)
     variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
@@ -123,6 +123,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             (0.023, 0.255),
             (0.200, 0.145),
             (0.03, 0.45),
+            restriction="dimmed",
         ),
     )
 }

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from gendeg.borders import around
-from gendeg.intensity import intensity
+from gendeg.intensity import asked_intensity
 
 _RADII = (3.0, 4.2, 6.0, 8.5, 12.0, 17.0)  # pixels
 _BESIDE = 1.5, 1.0  # a drop ends where it is less changed out to this many radii, and pixels more
@@ -46,10 +46,7 @@ def drawn_as_drops(
     Returns:
         [B, 3, H, W] in [0, 1].
     """
-    asked_mu, asked_sigma = (value.clamp(min=1e-4) for value in intensity(clean, degraded))
-    for asked, given in ((asked_mu, mu), (asked_sigma, sigma)):
-        for i, value in enumerate(given or ()):
-            asked[i] = asked[i] if value is None else max(value, 1e-4)
+    asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
     change = _mean((degraded - clean).abs().mean(1, keepdim=True), 1)
     typical = change.square().mean((2, 3), keepdim=True) / change.mean((2, 3), keepdim=True).clamp(min=1e-4)
     changed = (change / (_CHANGED * typical).clamp(min=_LEAST)).clamp(max=1)
@@ -67,7 +64,7 @@ def drawn_as_drops(
         seen = behind + contrast[:, None, None, None] * (light - behind)
         drawn = torch.lerp(over, seen.clamp(0, 1), _cover(places, growth, outline))
         # Of drops here and there, sigma^2 / mu grows as their contrast, and (mu / sigma)^2 as their area.
-        reached_mu, reached_sigma = (value.clamp(min=1e-4) for value in intensity(over, drawn))
+        reached_mu, reached_sigma = asked_intensity(over, drawn)
         stronger = asked_sigma.square() / asked_mu * reached_mu / reached_sigma.square()
         larger = (asked_mu / asked_sigma * reached_sigma / reached_mu).square()
         contrast = (contrast * stronger**_DAMPING).clamp(*_CONTRAST)

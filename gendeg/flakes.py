@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 from gendeg.borders import around
 
-_RADII = (1.5, 2.2, 3.3, 5.0)  # pixels
-_HALF = 7  # of the window in which a flake is drawn, in pixels
+_RADII = (1.4, 2.0, 3.0, 4.4, 6.4)  # pixels
+_TALL = 1.25  # height of a flake in relation to its width: it falls during the exposure
+_HALF = 11  # of the window in which a flake is drawn, in pixels
 _DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, and as it is drawn
 _VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
 _ROUNDS, _ROUNDS_AGAIN = 20, 15  # of the fit, with flakes everywhere, and with those that are left
-_GATHERS, _APART = 1.0, 0.7  # radii within which a flake takes all snow, and within which there is no larger one
+_GATHERS, _APART = 1.0, 1.0  # radii within which a flake takes all snow, and within which there is no larger one
 _FEW = 0.05  # how much explaining a flake more should be worth
 _EXPONENT = 1.5  # of a round's correction, for speed
 _OPAQUE = 0.97  # the highest opacity that still has a depth
@@ -68,7 +69,7 @@ def _apart(flakes: torch.Tensor) -> torch.Tensor:
 def _shapes(exponent: float) -> torch.Tensor:
     """Round domes [sizes, 1, K, K] of the sum one."""
     offset = torch.arange(-_HALF, _HALF + 1.0)
-    distance = torch.hypot(offset[:, None], offset)
+    distance = torch.hypot(offset[:, None] / _TALL, offset)
     radius = 1.25 * torch.tensor(_RADII)[:, None, None] + 0.5
     domes = (1 - (distance / radius).square()).clamp(min=0) ** exponent
     return (domes / domes.sum((1, 2), keepdim=True))[:, None]

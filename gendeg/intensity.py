@@ -98,9 +98,32 @@ def _bins(value: torch.Tensor | None, maximum: float, batch: int) -> torch.Tenso
     return torch.where(missing, NULL_BIN, to_bin(value.masked_fill(missing, 0.0), maximum))
 
 
+def asked_intensity(
+    clean: torch.Tensor,
+    degraded: torch.Tensor,
+    mu: Sequence[float | None] | None = None,
+    sigma: Sequence[float | None] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is asked of each image, or, where that is None, its own intensity; at least 0.0001.
+
+    Args:
+        clean, degraded: [B, 3, H, W] in [0, 1].
+        mu, sigma: asked, one each.
+
+    Returns:
+        mu, sigma: [B].
+    """
+    values = intensity(clean, degraded)
+    for own, asked in zip(values, (mu, sigma), strict=True):
+        for i, value in enumerate(asked or ()):
+            own[i] = own[i] if value is None else value
+    return values[0].clamp(min=1e-4), values[1].clamp(min=1e-4)
+
+
 # How far `match_intensity` may go: beyond, a picture shows it.
 _GAIN = (0.7, 1.4)
 _EXPONENT = (0.7, 1.5)
+_GENTLE = (0.85, 1.2)
 
 
 def match_intensity(
@@ -109,6 +132,7 @@ def match_intensity(
     mu: Sequence[float | None],
     sigma: Sequence[float | None],
     restrict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    gentle: bool = False,
 ) -> torch.Tensor:
     """Bring degraded images nearer to the asked intensity by a tone curve of their degradation map.
 
@@ -120,6 +144,7 @@ def match_intensity(
         clean, degraded: [B, 3, H, W] in [0, 1].
         mu, sigma: asked, one each; None leaves it as it is.
         restrict: what results must obey: brings [B, 3, H, W] of (clean, degraded) back to that.
+        gentle: keep the exponent nearer to 1: in blur, sharp ghosts of the scene would show.
 
     Returns:
         Degraded images like `degraded`.
@@ -134,13 +159,13 @@ def match_intensity(
             continue
         now_mu, now_sigma = (float(v) for v in intensity(clean[i : i + 1], degraded[i : i + 1]))
         asked_mu = now_mu if asked_mu is None else asked_mu
-        exponents = [1.0] if asked_sigma is None else torch.linspace(*_EXPONENT, 17).tolist()
+        choice = [1.0] if asked_sigma is None else torch.linspace(*(_GENTLE if gentle else _EXPONENT), 17).tolist()
         asked_sigma = now_sigma if asked_sigma is None else asked_sigma
         residual = degraded[i] - clean[i]
         magnitude = residual.abs().mean(0)
         magnitude = (magnitude / magnitude.mean().clamp(min=1e-6)).clamp(min=1e-3)
         best = None
-        for exponent in exponents:
+        for exponent in choice:
             shaped = residual * magnitude ** (exponent - 1)
             gain = 1.0
             for _ in range(4):  # values that leave [0, 1] are cut off, so a gain does not move mu in proportion

@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from gendeg.borders import extended
+from gendeg.intensity import asked_intensity
 from gendeg.light import to_display, to_linear
 
 _REACH = 20  # pixels that light moves at most, to each side
@@ -26,7 +27,9 @@ _LEFT_OPEN = 1e-3  # share of a tile's first kernel that may become a path other
 _EXPONENT = 1.8  # of a round's correction, for speed
 _THIN = 2  # power to which a path's weights are raised: paths are thin
 _SHORTER = (0.8, 0.6, 0.4, 0.2)  # lengths at which a path is laid over itself: it has no gaps
-_STRETCH = (0.4, 2.5)  # least and most by which a thin path is made longer, to be as strong as it should
+_STRETCH = (0.3, 2.5)  # least and most by which a thin path is made longer, to be as strong as it should
+_UNEVEN = 1.0  # highest exponent of how much longer paths become where the image is changed more
+_TRIES, _STEP = 9, 1.2  # of the search for both
 
 
 def move_light(
@@ -34,33 +37,36 @@ def move_light(
     degraded: torch.Tensor,
     over: torch.Tensor | None = None,
     mu: Sequence[float | None] | None = None,
+    sigma: Sequence[float | None] | None = None,
 ) -> torch.Tensor:
     """The photograph, its light moved along the path, in all parts of the image, that explains `degraded` best.
 
-    Paths become thin lines without gaps, all as much longer or shorter as brings mu near to what it should be.
+    Paths become thin lines without gaps, all as much longer or shorter as brings mu near to what it should be, and
+    those of parts that are blurred much more so than others, or less, as sigma asks.
 
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         over: whose light is moved, instead of that of `clean`, which has the codec's errors as `degraded` has.
-        mu: what should be reached, one each; None: the mean of |clean - degraded|.
+        mu, sigma: what should be reached, one each; None: those of `degraded`.
 
     Returns:
         [B, 3, H, W] in [0, 1].
     """
     over = clean if over is None else over
-    own = (degraded - clean).abs().mean((1, 2, 3))
-    asked = (
-        own if mu is None else torch.stack([o if m is None else o.new_tensor(m) for o, m in zip(own, mu, strict=True)])
-    )
+    asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
     tiles = _Tiles(over)
+    strong = tiles.cut((degraded - clean).abs(), 0).mean((3, 4, 5)).clamp(min=1e-4)
+    strong = (strong / strong.mean((1, 2), keepdim=True)).log()
     paths = _unbroken(_normalised(_kernels(tiles, clean, degraded) ** _THIN))
     light = torch.fft.rfft2(tiles.cut(over, _REACH))
-    low, high = (torch.full_like(own, bound) for bound in _STRETCH)
-    for _ in range(7):
-        factor = (low * high).sqrt()
+    length, uneven = torch.zeros(2, len(over), 1, 1, device=over.device)  # logarithm of how much longer, and exponent
+    for _ in range(_TRIES):
+        factor = (length + uneven * strong).exp().clamp(*_STRETCH)
         moved = tiles.joined(_convolved(light, _normalised(_resized(paths, factor)), tiles.side(_REACH)))
-        weak = (moved - over).abs().mean((1, 2, 3)) < asked
-        low, high = torch.where(weak, factor, low), torch.where(weak, high, factor)
+        reached_mu, reached_sigma = asked_intensity(over, moved)
+        length = length + _STEP * (asked_mu / reached_mu).log()[:, None, None]
+        spread = (asked_sigma / asked_mu * reached_mu / reached_sigma).log()[:, None, None]
+        uneven = (uneven + _STEP * spread).clamp(-_UNEVEN, _UNEVEN)
     return moved
 
 
@@ -149,16 +155,16 @@ def _unbroken(kernels: torch.Tensor) -> torch.Tensor:
     """Kernels whose weights nowhere rise from the centre outwards: who moved there was in between, too."""
     filled = kernels
     for length in _SHORTER:
-        filled = torch.maximum(filled, _resized(kernels, kernels.new_full(kernels.shape[:1], length)))
+        filled = torch.maximum(filled, _resized(kernels, kernels.new_full(kernels.shape[:3], length)))
     return _normalised(filled)
 
 
 def _resized(kernels: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Kernels [B, rows, columns, size, size] as many times as long as `factor` [B] says, not normalised."""
-    matrix = kernels.new_zeros(len(kernels), 2, 3)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / factor
-    grid = F.affine_grid(matrix, [len(kernels), 1, _SIZE, _SIZE], align_corners=True)
-    return F.grid_sample(kernels.flatten(1, 2), grid, align_corners=True).unflatten(1, kernels.shape[1:3])
+    """Kernels [B, rows, columns, size, size] as many times as long as `factor` says, alike; not normalised."""
+    matrix = kernels.new_zeros(factor.numel(), 2, 3)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / factor.flatten()
+    grid = F.affine_grid(matrix, [len(matrix), 1, _SIZE, _SIZE], align_corners=True)
+    return F.grid_sample(kernels.reshape(-1, 1, _SIZE, _SIZE), grid, align_corners=True).view_as(kernels)
 
 
 def _normalised(kernels: torch.Tensor) -> torch.Tensor:

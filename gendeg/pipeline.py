@@ -24,7 +24,7 @@ from gendeg.degradations import Degradation, get_degradation
 from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
 from gendeg.intensity import match_intensity as matched
-from gendeg.restrictions import OVER_PHOTOGRAPH, RESTRICTIONS
+from gendeg.restrictions import OVER_PHOTOGRAPH, RESTRICTIONS, SEEK_INTENSITY
 from gendeg.structure_correction import StructureCorrection
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
@@ -196,7 +196,7 @@ class GenDegPipeline(DiffusionPipeline):
                 own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
-            restrict: whether images are brought to what the degradation can make (all but low light), see
+            restrict: whether images are brought to what the degradation can make see
                 `gendeg.restrictions`; None: the model's own setting.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
                 sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
@@ -263,17 +263,18 @@ class GenDegPipeline(DiffusionPipeline):
         else:
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
         corrected = degraded
-        restriction = degradation.restriction if (self.config.restrict if restrict is None else restrict) else None
-        rule = RESTRICTIONS.get(restriction)
         matching = self.config.match_intensity if match_intensity is None else match_intensity
-        if restriction in OVER_PHOTOGRAPH:
-            reach = {"moved": {"mu": mus}, "drops": {"mu": mus, "sigma": sigmas}} if matching else {}
-            degraded = rule(clean, degraded, over=photo, **reach.get(restriction, {}))
-            clean, rule = photo, None  # a tone curve leaves shapes and white as they are
-        elif rule:
-            degraded = rule(clean, degraded)
+        restriction, rule = degradation.restriction, None
+        if self.config.restrict if restrict is None else restrict:
+            rule = RESTRICTIONS[restriction]
+            if restriction in OVER_PHOTOGRAPH:
+                asked = {"mu": mus, "sigma": sigmas} if matching and restriction in SEEK_INTENSITY else {}
+                degraded = rule(clean, degraded, over=photo, **asked)
+                clean, rule = photo, None  # a tone curve leaves shapes and white as they are
+            else:
+                degraded = rule(clean, degraded)
         if matching:
-            degraded = matched(clean, degraded, mus, sigmas, rule)
+            degraded = matched(clean, degraded, mus, sigmas, rule, gentle=restriction == "moved")
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(

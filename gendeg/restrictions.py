@@ -3,9 +3,10 @@
 Snow and rain lay white light over a scene and darken nothing; and rain falls straight, all of it one way. Haze lays
 grey over it, which may be brighter or darker than what it covers, and paler, but of the same hue. Water is clear: a
 drop is brighter or darker than what it covers, and has most of its colour. Motion blur only moves light along a path
-(`gendeg.motion`). Simulated pairs keep to that closely (`python -m training.evaluate colours`), but for shapes:
-streaks and paths are drawn thinner here, flakes (`gendeg.flakes`) and drops (`gendeg.drops`) rounder, one by one. A
-small generator keeps to none of it, and makes bluish clumps, dark specks, confetti, pebbles, streaks like hair, crumbs.
+(`gendeg.motion`), and low light dims it smoothly. A small generator keeps to none of that: it makes bluish clumps, dark
+specks, confetti, pebbles, streaks like hair, crumbs at edges and grids in the dark. Simulated pairs do
+(`python -m training.evaluate restrictions`), but that streaks and paths are drawn thinner here, flakes
+(`gendeg.flakes`) and drops (`gendeg.drops`) rounder, and no noise is left in the dark.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from torch.nn import functional as F
 from gendeg.borders import around
 from gendeg.drops import drawn_as_drops
 from gendeg.flakes import drawn_in_flakes
+from gendeg.light import to_display, to_linear
 from gendeg.motion import move_light
 
 _REACH = 14  # pixels before and after one, over which a streak is as bright
-_BESIDE, _THIN = 4, 2.5  # pixels beside one, and how many times their mean is taken from it: streaks are thin
+_BESIDE = 4  # pixels to both sides of a streak that are darker
+_APART, _WIDTH = 2, 1.3  # pixels from one streak to the next, at least; and within which a streak fades
 _STEEPEST, _STEP = 36, 3  # degrees from the vertical at which streaks are looked for, and between two directions
-_CLEAR = 0.6  # least saturation of what is seen through water, as a share of the photograph's
+_CLEAR = 0.85  # least saturation of what is seen through water, as a share of the photograph's
+_NEAR = 14  # pixels to each side within which darkness changes little
+_DARKEST, _COUNTS = 0.002, 0.02  # light that is told from none, and weight of a place without any
+_CONTRAST = 1e-3  # variance of brightness from which on darkness may change with it
 _GAUDY = 2.0  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
 
 
@@ -48,20 +54,22 @@ def lay_flakes(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor |
 
 
 def lay_streaks(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
-    """As `lay_white`, its opacity drawn along one direction in thin lines, all in all as strong as before.
+    """As `lay_white`, its opacity drawn in thin lines of one direction, all in all as strong as before.
 
-    The direction is that along which the opacity changes least.
+    The direction is that along which the opacity changes least, and lines are where it is highest across.
     """
     over = clean if over is None else over
     opacity = _share(degraded - clean, 1 - clean)
-    padded = around(opacity, _REACH)
-    averaged = F.conv2d(padded, _bands(1, opacity))  # [B, directions, H, W]
-    along = averaged.flatten(2).std(2).argmax(1)
-    beside = F.conv2d(padded.transpose(0, 1), _bands(_BESIDE, opacity)[along], groups=len(along)).transpose(0, 1)
-    straight = (1 + _THIN) * averaged[torch.arange(len(along)), along][:, None] - _THIN * beside
-    mean, middle = (image.mean((2, 3), keepdim=True) for image in (opacity, straight))
-    spread, left = (image.std((2, 3), keepdim=True) for image in (opacity, straight))
-    opacity = (mean + (straight - middle) * spread / left.clamp(min=1e-4)).clamp(0, 1)
+    padded, bands = around(opacity, _REACH), _bands(1, opacity)
+    along = F.conv2d(padded, bands).flatten(2).std(2).argmax(1)  # of the means along each direction
+    ours = torch.cat([bands[along], _bands(_BESIDE, opacity)[along], _bands(_WIDTH, opacity)[along]])
+    mean_along, beside = _of_each(padded, ours[: 2 * len(along)]).chunk(2)
+    higher = mean_along - beside
+    ridge = (higher > 0) & (higher >= F.max_pool2d(higher, (1, 2 * _APART + 1), stride=1, padding=(0, _APART)))
+    lines = _of_each(around(ridge * mean_along, _REACH), ours[2 * len(along) :])
+    mean, middle = (image.mean((2, 3), keepdim=True) for image in (opacity, lines))
+    spread, left = (image.std((2, 3), keepdim=True) for image in (opacity, lines))
+    opacity = (mean + (lines - middle) * spread / left.clamp(min=1e-4)).clamp(0, 1)
     return over + opacity * (1 - over)
 
 
@@ -77,6 +85,34 @@ def keep_hue(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     grey, degraded_grey = (image.mean(1, keepdim=True) for image in (clean, degraded))
     colour = clean - grey
     return (degraded_grey + _share(degraded - degraded_grey, colour) * colour).clamp(0, 1)
+
+
+def dim(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
+    """The photograph with less light, in each colour by a factor that changes smoothly with place and brightness.
+
+    The logarithm of the factor is filtered, guided by the brightness of the photograph (He, Sun and Tang, "Guided image
+    filtering", TPAMI 2013); bright places, which tell most about it, count most.
+
+    Args:
+        clean, degraded: [B, 3, H, W] in [0, 1].
+        over: what is dimmed instead of `clean`, which has the codec's errors as `degraded` has.
+
+    Returns:
+        [B, 3, H, W] in [0, 1].
+    """
+    light, over_light = (to_linear(image) + _DARKEST for image in (clean, clean if over is None else over))
+    factor = ((to_linear(degraded) + _DARKEST) / light).log()
+    brightness, weight = clean.mean(1, keepdim=True), light.mean(1, keepdim=True) + _COUNTS
+    total = _mean(weight)
+
+    def near(image: torch.Tensor) -> torch.Tensor:
+        return _mean(image * weight) / total
+
+    middle, middle_factor = near(brightness), near(factor)
+    variance = near(brightness.square()) - middle.square()
+    slope = (near(brightness * factor) - middle * middle_factor) / (variance + _CONTRAST)
+    factor = near(slope) * brightness + near(middle_factor - slope * middle)
+    return to_display(over_light * factor.clamp(max=0).exp() - _DARKEST)
 
 
 def lay_drops(
@@ -113,10 +149,20 @@ def keep_colour(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     return (degraded_grey + _share(degraded - degraded_grey, colour).clamp(min=_CLEAR) * colour).clamp(0, 1)
 
 
+def _mean(image: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(around(image, _NEAR), 2 * _NEAR + 1, stride=1)
+
+
 def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """The a in [0, 1] of each pixel for which a * whole is nearest to part; both [B, 3, H, W], result [B, 1, H, W]."""
     along = (part * whole).sum(1, keepdim=True)
     return (along / whole.square().sum(1, keepdim=True).clamp(min=1e-4)).clamp(0, 1)
+
+
+def _of_each(padded: torch.Tensor, bands: torch.Tensor) -> torch.Tensor:
+    """Means over bands, one or several for each image: [B, 1, ...] and [k * B, 1, K, K] to [k * B, 1, H, W]."""
+    images = padded.repeat(len(bands) // len(padded), 1, 1, 1).transpose(0, 1)
+    return F.conv2d(images, bands, groups=len(bands)).transpose(0, 1)
 
 
 def _bands(width: float, like: torch.Tensor) -> torch.Tensor:
@@ -136,6 +182,9 @@ RESTRICTIONS = {
     "paler": keep_hue,
     "drops": lay_drops,
     "moved": move_light,
+    "dimmed": dim,
 }
 # What these lay over, or move, may be the photograph itself.
-OVER_PHOTOGRAPH = ("flakes", "streaks", "drops", "moved")
+OVER_PHOTOGRAPH = ("flakes", "streaks", "drops", "moved", "dimmed")
+# And these come near to the asked mu and sigma by themselves.
+SEEK_INTENSITY = ("drops", "moved")

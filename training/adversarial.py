@@ -4,7 +4,7 @@ Trained on bridges between true pairs, the network has never seen its own soft f
 where it is in doubt draws the average of what is possible. So a last stage samples as in use, and a discriminator
 between true and sampled degraded images pulls on the predictions of the late steps, beside the bridge's own loss
 (compare "Adversarial Diffusion Distillation", arXiv 2311.17042, and DMD2, arXiv 2405.14867, which also train on what
-the generator itself arrives at). It judges decoded images, their colours restricted as a user sees them: that the
+the generator itself arrives at). It judges decoded images, restricted as a user sees them: that the
 codec's patches must not show is plain in pixels and hidden in latents.
 """
 
@@ -181,14 +181,13 @@ class AdversarialLoss:
         return loss, numbers | {"sampled_intensity_error": off, "lattice": grid}
 
     def _shown(self, degraded: torch.Tensor, clean: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
-        """What a user sees of a degraded image, with colours restricted; all images in [-1, 1]."""
+        """What a user sees of a degraded image, restricted; all images in [-1, 1]."""
         clean, degraded = (clean + 1) / 2, (degraded + 1) / 2
         names = [list(DEGRADATIONS)[i] for i in degradation.tolist()]
         for name in set(names) & self.judged_names:
-            if DEGRADATIONS[name].restriction:
-                of_it = torch.tensor([n == name for n in names], device=clean.device)[:, None, None, None]
-                restrict = _SHOWN[DEGRADATIONS[name].restriction]
-                degraded = torch.where(of_it, restrict(clean, degraded), degraded)
+            of_it = torch.tensor([n == name for n in names], device=clean.device)[:, None, None, None]
+            restrict = _SHOWN[DEGRADATIONS[name].restriction]
+            degraded = torch.where(of_it, restrict(clean, degraded), degraded)
         return degraded * 2 - 1
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:

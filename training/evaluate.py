@@ -3,7 +3,7 @@
 - `codec`: PSNR of the codec's round trip.
 - `control`: asked against reached intensity, per degradation.
 - `sheet`: a contact sheet, six degradations at three intensities.
-- `colours`: how far simulated haze, rain, snow and drops keep to what `gendeg.restrictions` allows.
+- `restrictions`: how far simulated degraded images keep to what `gendeg.restrictions` allows.
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
 - `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
@@ -240,13 +240,13 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
     return tile(rows)
 
 
-# -------------------------------------------------------------------------------------------------------- colours
+# --------------------------------------------------------------------------------------------------- restrictions
 
 
-def evaluate_colours(photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
-    """PSNR of simulated degraded images whose colours are restricted to what the degradation can make."""
+def evaluate_restrictions(photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+    """PSNR of simulated degraded images, restricted to what the degradation can make."""
     table = {}
-    for name, rule in ((n, RESTRICTIONS[d.restriction]) for n, d in DEGRADATIONS.items() if d.restriction):
+    for name, rule in ((n, RESTRICTIONS[d.restriction]) for n, d in DEGRADATIONS.items()):
         degraded = simulated_pairs(photos, name, seed).degraded
         kept = psnr(rule(photos, degraded), degraded)
         table[name] = {"psnr_lowest": float(kept.min()), "psnr_median": float(kept.median())}
@@ -303,7 +303,7 @@ def tile(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    parser.add_argument("what", choices=("codec", "control", "structure", "colours", "restorers", *sheets))
+    parser.add_argument("what", choices=("codec", "control", "structure", "restrictions", "restorers", *sheets))
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--unmatched", action="store_true", help="control: without matching of degradation maps")
@@ -318,7 +318,7 @@ def main() -> None:
         files = Photos(args.photos).files
         if args.what.startswith("restorers"):
             model = _restorers(args.restorers)
-        elif args.what != "colours":
+        elif args.what != "restrictions":
             model = load_pipeline(args.model)
     except ValueError as error:
         parser.error(str(error))
@@ -340,8 +340,8 @@ def main() -> None:
         result = evaluate_restorers(model, photos)
     elif args.what == "structure":
         result = evaluate_structure(model, photos)
-    elif args.what == "colours":
-        result = evaluate_colours(photos)
+    elif args.what == "restrictions":
+        result = evaluate_restrictions(photos)
     elif args.what == "control":
         result = evaluate_control(model, photos, match=False if args.unmatched else None)
     else:

@@ -27,6 +27,7 @@ def test_restrictions():
         "snow": "flakes",
         "motion_blur": "moved",
         "raindrop": "drops",
+        "low_light": "dimmed",
     }
 
 

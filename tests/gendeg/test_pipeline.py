@@ -9,7 +9,7 @@ from PIL import Image
 from gendeg import load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.pipeline import GenDegPipeline, predict
-from gendeg.restrictions import keep_colour
+from gendeg.restrictions import dim, keep_hue, lay_drops, move_light
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +157,37 @@ def test_images_are_restricted_where_the_model_or_the_call_says_so(compact, phot
     assert bool((white.images >= white.clean - 1e-5).all())
     assert not torch.allclose(white.clean, free.clean, atol=0.01), "white lies over the photograph, not its round trip"
     assert white.mu[0] == pytest.approx(float((white.images - white.clean).abs().mean()), abs=1e-5)
-    free, clear = run("raindrop"), run("raindrop", restrict=True)
-    torch.testing.assert_close(clear.images, keep_colour(free.clean, free.images))
-    assert torch.equal(clear.clean, free.clean)
-    assert torch.equal(run("motion_blur", restrict=True).images, run("motion_blur").images)
+    free, paler = run("haze"), run("haze", restrict=True)
+    torch.testing.assert_close(paler.images, keep_hue(free.clean, free.images))
+    assert torch.equal(paler.clean, free.clean)
+    for name, rule in (("motion_blur", move_light), ("raindrop", lay_drops), ("low_light", dim)):
+        free, restricted = run(name), run(name, restrict=True)
+        expected = rule(free.clean, free.images, restricted.clean)
+        torch.testing.assert_close(restricted.images, expected, atol=1e-4, rtol=0)
+        assert not torch.allclose(restricted.images, free.images, atol=0.01)
+        assert torch.equal(restricted.clean, white.clean), "the photograph"
+
+
+@pytest.mark.parametrize("degradation", ["motion_blur", "raindrop"])
+def test_paths_and_drops_are_sized_as_asked_where_the_intensity_is_matched(compact, photo, degradation):
+    def reached(**options):
+        return compact(photo, degradation, generator=_seeded(), num_inference_steps=2, restrict=True, **options).mu[0]
+
+    own = reached(match_intensity=False)
+    weaker = reached(match_intensity=True, mu=0.8 * own, sigma=None)
+    assert weaker < 0.92 * own
+    assert reached(match_intensity=False, mu=0.8 * own, sigma=None) > 0.92 * own
+
+
+def test_a_model_may_restrict_by_itself(compact, photo):
+    def run(**options):
+        return compact(photo, "snow", generator=_seeded(), num_inference_steps=2, output_type="pt", **options)
+
+    expected = run(restrict=True).images
     compact.register_to_config(restrict=True)
     try:
-        assert torch.equal(run("snow").images, white.images)
-        assert run("snow", restrict=False).round_trip, "a call may ask for something else"
+        assert torch.equal(run().images, expected)
+        assert run(restrict=False).round_trip, "a call may ask for something else"
     finally:
         compact.register_to_config(restrict=False)
 
