@@ -17,14 +17,15 @@ from gendeg.intensity import asked_intensity
 
 _RADII = (3.0, 4.2, 6.0, 8.5, 12.0, 17.0)  # pixels
 _BESIDE = 1.5, 1.0  # a drop ends where it is less changed out to this many radii, and pixels more
-_CHANGED = 0.5  # share of the typical change from which on there is a drop
+_CHANGED = 0.35  # share of the typical change from which on there is a drop
 _LEAST = 0.02  # change below which there is none
-_DISTINCT = 0.15  # how much more of a drop must have changed than of what is beside it
+_DISTINCT = 0.1  # how much more of a drop must have changed than of what is beside it
 _APART = 0.7  # radii of a drop within which no other is likelier
-_RIM = 1.5  # pixels from where there is no drop to where it is whole
+_RIM = 2.0  # pixels from where there is no drop to where it is whole
 _TALL = 1.1  # height in relation to width: gravity draws drops out
 _WOBBLE = 5.0  # pixels by which outlines follow what has changed
 _SMOOTH, _SMOOTHER = 2, 10  # reach of the means that are seen in a drop, and where the generator left a hole, in pixels
+_FILL = 0.15  # weight of the latter
 _GROWTH, _CONTRAST = (0.6, 1.8), (0.6, 1.8)  # bounds of how much larger and stronger drops become
 _ROUNDS, _DAMPING = 7, 0.7  # of the search for both
 
@@ -58,7 +59,7 @@ def drawn_as_drops(
         torch.cat([_mean(_mean(i * within, reach), reach) for i in (degraded, over, torch.ones_like(within))], dim=1)
         for reach in (_SMOOTH, _SMOOTHER)
     )
-    both = near + 0.01 * far
+    both = near + _FILL * far
     light, behind = (both[:, :6] / both[:, 6:].clamp(min=1e-6)).chunk(2, dim=1)
     for _ in range(_ROUNDS):
         seen = behind + contrast[:, None, None, None] * (light - behind)

@@ -123,7 +123,7 @@ def asked_intensity(
 # How far `match_intensity` may go: beyond, a picture shows it.
 _GAIN = (0.7, 1.4)
 _EXPONENT = (0.7, 1.5)
-_GENTLE = (0.85, 1.2)
+_GENTLE = (0.95, 1.05)
 
 
 def match_intensity(

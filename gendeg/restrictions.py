@@ -26,11 +26,11 @@ _REACH = 14  # pixels before and after one, over which a streak is as bright
 _BESIDE = 4  # pixels to both sides of a streak that are darker
 _APART, _WIDTH = 2, 1.3  # pixels from one streak to the next, at least; and within which a streak fades
 _STEEPEST, _STEP = 36, 3  # degrees from the vertical at which streaks are looked for, and between two directions
-_CLEAR = 0.85  # least saturation of what is seen through water, as a share of the photograph's
+_CLEAR = 0.75  # least saturation of what is seen through water, as a share of the photograph's
 _NEAR = 14  # pixels to each side within which darkness changes little
 _DARKEST, _COUNTS = 0.002, 0.02  # light that is told from none, and weight of a place without any
 _CONTRAST = 1e-3  # variance of brightness from which on darkness may change with it
-_GAUDY = 2.0  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
+_GAUDY = 1.5  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
 
 
 def lay_white(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
