@@ -18,6 +18,7 @@ _DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, 
 _VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
 _ROUNDS, _ROUNDS_AGAIN = 20, 15  # of the fit, with flakes everywhere, and with those that are left
 _GATHERS, _APART = 1.0, 1.0  # radii within which a flake takes all snow, and within which there is no larger one
+_FAINT = 0.65  # share of the typical depth of a flake, below which there is none
 _FEW = 0.05  # how much explaining a flake more should be worth
 _EXPONENT = 1.5  # of a round's correction, for speed
 _OPAQUE = 0.97  # the highest opacity that still has a depth
@@ -33,7 +34,9 @@ def drawn_in_flakes(opacity: torch.Tensor) -> torch.Tensor:
     shapes = _shapes(_DOME).to(opacity)
     flakes = _fitted(_mean(snow, 2).expand(-1, len(_RADII), -1, -1) / len(_RADII), snow, shapes, _ROUNDS)
     flakes = _fitted(_apart(flakes), snow, shapes, _ROUNDS_AGAIN)
-    drawn = 1 - torch.exp(-veil - _spread(flakes, _shapes(_CRISP).to(opacity)).sum(1, keepdim=True))
+    shapes = _shapes(_CRISP).to(opacity)
+    flakes = _clear(flakes, shapes.amax((1, 2, 3))[:, None, None])
+    drawn = 1 - torch.exp(-veil - _spread(flakes, shapes).sum(1, keepdim=True))
     (mean, deviation), (drawn_mean, drawn_deviation) = (
         (image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True, correction=0)) for image in (opacity, drawn)
     )
@@ -64,6 +67,13 @@ def _apart(flakes: torch.Tensor) -> torch.Tensor:
         for size, radius in zip(gathered, _RADII, strict=True)
     ]
     return torch.cat(kept, dim=1)
+
+
+def _clear(flakes: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
+    """The flakes that are not faint beside the others: crowds of faint ones look like noise."""
+    depth = flakes * peaks
+    typical = depth.square().sum((1, 2, 3), keepdim=True) / depth.sum((1, 2, 3), keepdim=True).clamp(min=_LEAST)
+    return flakes * (depth > _FAINT * typical)
 
 
 def _shapes(exponent: float) -> torch.Tensor:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SHOWN = RESTRICTIONS | {"flakes": lay_white, "drops": keep_colour}
 _NEARBY = 0.02  # step, in pixels' values, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01
-_HISTORY, _PAST = 50, 4  # batches that are remembered, and drawn from these in each step
+_HISTORY, _PAST = 50, 1  # batches that are remembered, and drawn from these in each step
 
 
 class Discriminator(nn.Module):
