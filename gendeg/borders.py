@@ -18,3 +18,8 @@ def extended(image: torch.Tensor, columns: tuple[int, int], rows: tuple[int, int
 def around(image: torch.Tensor, reach: int) -> torch.Tensor:
     """Images [B, C, H, W] with `reach` rows and columns more on each side."""
     return extended(image, (reach, reach), (reach, reach))
+
+
+def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
+    """Means [B, C, H, W] over squares that reach so many pixels to each side."""
+    return F.avg_pool2d(around(image, reach), 2 * reach + 1, stride=1)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from gendeg.borders import around
+from gendeg.borders import around, mean_around
 from gendeg.intensity import asked_intensity
 
-_RADII = (3.0, 4.2, 6.0, 8.5, 12.0, 17.0)  # pixels
+_RADII = (3.0, 4.2, 6.0, 8.5, 12.0, 17.0, 24.0)  # pixels
 _BESIDE = 1.5, 1.0  # a drop ends where it is less changed out to this many radii, and pixels more
 _CHANGED = 0.35  # share of the typical change from which on there is a drop
 _LEAST = 0.02  # change below which there is none
@@ -23,7 +23,7 @@ _DISTINCT = 0.1  # how much more of a drop must have changed than of what is bes
 _APART = 0.7  # radii of a drop within which no other is likelier
 _RIM = 2.0  # pixels from where there is no drop to where it is whole
 _TALL = 1.1  # height in relation to width: gravity draws drops out
-_WOBBLE = 5.0  # pixels by which outlines follow what has changed
+_WOBBLE = 5.0  # pixels from the farthest in to the farthest out that an outline follows what has changed
 _SMOOTH, _SMOOTHER = 2, 10  # reach of the means that are seen in a drop, and where the generator left a hole, in pixels
 _FILL = 0.15  # weight of the latter
 _GROWTH, _CONTRAST = (0.6, 1.8), (0.6, 1.8)  # bounds of how much larger and stronger drops become
@@ -48,15 +48,18 @@ def drawn_as_drops(
         [B, 3, H, W] in [0, 1].
     """
     asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
-    change = _mean((degraded - clean).abs().mean(1, keepdim=True), 1)
+    change = mean_around((degraded - clean).abs().mean(1, keepdim=True), 1)
     typical = change.square().mean((2, 3), keepdim=True) / change.mean((2, 3), keepdim=True).clamp(min=1e-4)
     changed = (change / (_CHANGED * typical).clamp(min=_LEAST)).clamp(max=1)
-    places, outline = _found(changed), _WOBBLE * (_mean(_mean(changed, _SMOOTH), _SMOOTH) - 0.5)
+    places, outline = _found(changed), _WOBBLE * (mean_around(mean_around(changed, _SMOOTH), _SMOOTH) - 0.5)
 
     growth = contrast = torch.ones_like(asked_mu)
     within = changed * _cover(places, growth, outline)
     near, far = (
-        torch.cat([_mean(_mean(i * within, reach), reach) for i in (degraded, over, torch.ones_like(within))], dim=1)
+        torch.cat(
+            [mean_around(mean_around(i * within, reach), reach) for i in (degraded, over, torch.ones_like(within))],
+            dim=1,
+        )
         for reach in (_SMOOTH, _SMOOTHER)
     )
     both = near + _FILL * far
@@ -126,8 +129,3 @@ def _sums(image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     size = padded.shape[-2:]
     sums = torch.fft.irfft2(torch.fft.rfft2(padded) * torch.fft.rfft2(weights, s=size), s=size)
     return sums[..., 2 * half :, 2 * half :]
-
-
-def _mean(image: torch.Tensor, reach: int) -> torch.Tensor:
-    """Means over squares that reach so many pixels to each side."""
-    return F.avg_pool2d(around(image, reach), 2 * reach + 1, stride=1)

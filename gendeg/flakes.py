@@ -9,16 +9,16 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from gendeg.borders import around
+from gendeg.borders import around, mean_around
 
-_RADII = (1.4, 2.0, 3.0, 4.4, 6.4)  # pixels
+_RADII = (2.3, 3.0, 4.3, 6.0, 8.5)  # pixels, to where a flake fades out
 _TALL = 1.25  # height of a flake in relation to its width: it falls during the exposure
 _HALF = 11  # of the window in which a flake is drawn, in pixels
 _DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, and as it is drawn
 _VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
 _ROUNDS, _ROUNDS_AGAIN = 20, 15  # of the fit, with flakes everywhere, and with those that are left
-_GATHERS, _APART = 1.0, 1.0  # radii within which a flake takes all snow, and within which there is no larger one
-_FAINT = 0.65  # share of the typical depth of a flake, below which there is none
+_GATHERS = 0.7  # radii within which a flake takes all snow, and there is no larger one
+_FAINT = 0.65, 0.5  # below this share of the typical depth of flakes, but at most below this depth, there are none
 _FEW = 0.05  # how much explaining a flake more should be worth
 _EXPONENT = 1.5  # of a round's correction, for speed
 _OPAQUE = 0.97  # the highest opacity that still has a depth
@@ -26,21 +26,26 @@ _LEAST = 1e-3  # optical depth below which there is nothing
 
 
 def drawn_in_flakes(opacity: torch.Tensor) -> torch.Tensor:
-    """Opacity [B, 1, H, W] of snow in [0, 1], drawn as a veil and round flakes, with the same mean and deviation."""
+    """Opacity [B, 1, H, W] of snow in [0, 1], drawn as a veil and round flakes, of the same mean and deviation."""
     depth = -torch.log1p(-opacity.clamp(max=_OPAQUE))
     near, smooth = _VEIL
-    veil = _mean(_mean(-_largest(-depth, near), smooth), smooth)
+    veil = mean_around(mean_around(-_largest(-depth, near), smooth), smooth)
     snow = (depth - veil).clamp(min=0) + _LEAST
     shapes = _shapes(_DOME).to(opacity)
-    flakes = _fitted(_mean(snow, 2).expand(-1, len(_RADII), -1, -1) / len(_RADII), snow, shapes, _ROUNDS)
+    flakes = _fitted(mean_around(snow, 2).expand(-1, len(_RADII), -1, -1) / len(_RADII), snow, shapes, _ROUNDS)
     flakes = _fitted(_apart(flakes), snow, shapes, _ROUNDS_AGAIN)
     shapes = _shapes(_CRISP).to(opacity)
     flakes = _clear(flakes, shapes.amax((1, 2, 3))[:, None, None])
     drawn = 1 - torch.exp(-veil - _spread(flakes, shapes).sum(1, keepdim=True))
-    (mean, deviation), (drawn_mean, drawn_deviation) = (
-        (image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True, correction=0)) for image in (opacity, drawn)
-    )
-    return (mean + (drawn - drawn_mean) * deviation / drawn_deviation.clamp(min=1e-4)).clamp(0, 1)
+    mean, deviation = _moments(opacity)
+    for _ in range(4):  # opacity below 0 or above 1 is cut off, which moves both
+        drawn_mean, drawn_deviation = _moments(drawn)
+        drawn = (mean + (drawn - drawn_mean) * deviation / drawn_deviation.clamp(min=1e-4)).clamp(0, 1)
+    return drawn
+
+
+def _moments(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True, correction=0)
 
 
 def _fitted(flakes: torch.Tensor, snow: torch.Tensor, shapes: torch.Tensor, rounds: int) -> torch.Tensor:
@@ -60,10 +65,10 @@ def _apart(flakes: torch.Tensor) -> torch.Tensor:
     for size, radius in zip(flakes.split(1, dim=1), _RADII, strict=True):
         reach = round(_GATHERS * radius)
         there = (size >= _largest(size, reach)) & (size > _LEAST)
-        gathered.append(there * _mean(size, reach) * (2 * reach + 1) ** 2)
+        gathered.append(there * mean_around(size, reach) * (2 * reach + 1) ** 2)
     largest = torch.cat(gathered, dim=1).amax(1, keepdim=True)
     kept = [
-        size * (size >= _largest(largest, round(_APART * radius)))
+        size * (size >= _largest(largest, round(_GATHERS * radius)))
         for size, radius in zip(gathered, _RADII, strict=True)
     ]
     return torch.cat(kept, dim=1)
@@ -73,14 +78,15 @@ def _clear(flakes: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
     """The flakes that are not faint beside the others: crowds of faint ones look like noise."""
     depth = flakes * peaks
     typical = depth.square().sum((1, 2, 3), keepdim=True) / depth.sum((1, 2, 3), keepdim=True).clamp(min=_LEAST)
-    return flakes * (depth > _FAINT * typical)
+    share, most = _FAINT
+    return flakes * (depth > (share * typical).clamp(max=most))
 
 
 def _shapes(exponent: float) -> torch.Tensor:
     """Round domes [sizes, 1, K, K] of the sum one."""
     offset = torch.arange(-_HALF, _HALF + 1.0)
     distance = torch.hypot(offset[:, None] / _TALL, offset)
-    radius = 1.25 * torch.tensor(_RADII)[:, None, None] + 0.5
+    radius = torch.tensor(_RADII)[:, None, None]
     domes = (1 - (distance / radius).square()).clamp(min=0) ** exponent
     return (domes / domes.sum((1, 2), keepdim=True))[:, None]
 
@@ -90,11 +96,6 @@ def _spread(flakes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
     return F.conv2d(around(flakes, _HALF), shapes, groups=len(shapes))
 
 
-def _mean(image: torch.Tensor, reach: int) -> torch.Tensor:
-    """Means over squares that reach so many pixels to each side."""
-    return F.avg_pool2d(around(image, reach), 2 * reach + 1, stride=1)
-
-
 def _largest(image: torch.Tensor, reach: int) -> torch.Tensor:
-    """Maxima over such squares."""
+    """Maxima over squares that reach so many pixels to each side."""
     return F.max_pool2d(around(image, reach), 2 * reach + 1, stride=1)

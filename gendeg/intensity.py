@@ -5,6 +5,7 @@ GenDeg (arXiv 2411.17687), Section 3.2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -116,14 +117,14 @@ def asked_intensity(
     values = intensity(clean, degraded)
     for own, asked in zip(values, (mu, sigma), strict=True):
         for i, value in enumerate(asked or ()):
-            own[i] = own[i] if value is None else value
+            own[i] = own[i] if value is None or math.isnan(value) else value
     return values[0].clamp(min=1e-4), values[1].clamp(min=1e-4)
 
 
 # How far `match_intensity` may go: beyond, a picture shows it.
 _GAIN = (0.7, 1.4)
 _EXPONENT = (0.7, 1.5)
-_GENTLE = (0.95, 1.05)
+_GENTLE = (0.95, 1.05)  # for both, where a picture would show it sooner
 
 
 def match_intensity(
@@ -144,7 +145,7 @@ def match_intensity(
         clean, degraded: [B, 3, H, W] in [0, 1].
         mu, sigma: asked, one each; None leaves it as it is.
         restrict: what results must obey: brings [B, 3, H, W] of (clean, degraded) back to that.
-        gentle: keep the exponent nearer to 1: in blur, sharp ghosts of the scene would show.
+        gentle: go less far: ghosts of the scene would show in blur, and what is bright would become dark in the dark.
 
     Returns:
         Degraded images like `degraded`.
@@ -153,13 +154,14 @@ def match_intensity(
     def bounded(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
         return (restrict(clean[None], degraded[None])[0] if restrict else degraded).clamp(0, 1)
 
+    gains, exponents = (_GENTLE, _GENTLE) if gentle else (_GAIN, _EXPONENT)
     matched = degraded.clone()
     for i, (asked_mu, asked_sigma) in enumerate(zip(mu, sigma, strict=True)):
         if asked_mu is None and asked_sigma is None:
             continue
         now_mu, now_sigma = (float(v) for v in intensity(clean[i : i + 1], degraded[i : i + 1]))
         asked_mu = now_mu if asked_mu is None else asked_mu
-        choice = [1.0] if asked_sigma is None else torch.linspace(*(_GENTLE if gentle else _EXPONENT), 17).tolist()
+        choice = [1.0] if asked_sigma is None else torch.linspace(*exponents, 17).tolist()
         asked_sigma = now_sigma if asked_sigma is None else asked_sigma
         residual = degraded[i] - clean[i]
         magnitude = residual.abs().mean(0)
@@ -171,7 +173,7 @@ def match_intensity(
             for _ in range(4):  # values that leave [0, 1] are cut off, so a gain does not move mu in proportion
                 candidate = bounded(clean[i], clean[i] + gain * shaped)
                 reached = float((candidate - clean[i]).abs().mean())
-                gain = min(max(gain * asked_mu / max(reached, 1e-6), _GAIN[0]), _GAIN[1])
+                gain = min(max(gain * asked_mu / max(reached, 1e-6), gains[0]), gains[1])
             candidate = bounded(clean[i], clean[i] + gain * shaped)
             reached_mu, reached_sigma = (float(v) for v in intensity(clean[i : i + 1], candidate[None]))
             miss = abs(reached_mu - asked_mu) + abs(reached_sigma - asked_sigma)

@@ -55,16 +55,17 @@ def move_light(
     over = clean if over is None else over
     asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
     tiles = _Tiles(over)
-    strong = tiles.cut((degraded - clean).abs(), 0).mean((3, 4, 5)).clamp(min=1e-4)
+    strong = (tiles.cut(degraded, 0) - tiles.cut(clean, 0)).abs().mean((3, 4, 5)).clamp(min=1e-4)
     strong = (strong / strong.mean((1, 2), keepdim=True)).log()
     paths = _unbroken(_normalised(_kernels(tiles, clean, degraded) ** _THIN))
     light = torch.fft.rfft2(tiles.cut(over, _REACH))
     length, uneven = torch.zeros(2, len(over), 1, 1, device=over.device)  # logarithm of how much longer, and exponent
+    bounds = [math.log(bound) for bound in _STRETCH]
     for _ in range(_TRIES):
-        factor = (length + uneven * strong).exp().clamp(*_STRETCH)
+        factor = (length + uneven * strong).clamp(*bounds).exp()
         moved = tiles.joined(_convolved(light, _normalised(_resized(paths, factor)), tiles.side(_REACH)))
         reached_mu, reached_sigma = asked_intensity(over, moved)
-        length = length + _STEP * (asked_mu / reached_mu).log()[:, None, None]
+        length = (length + _STEP * (asked_mu / reached_mu).log()[:, None, None]).clamp(*bounds)
         spread = (asked_sigma / asked_mu * reached_mu / reached_sigma).log()[:, None, None]
         uneven = (uneven + _STEP * spread).clamp(-_UNEVEN, _UNEVEN)
     return moved

@@ -38,8 +38,8 @@ class GenDegOutput(BaseOutput):
     Attributes:
         images: the degraded images: PIL list, array [B, H, W, 3] or tensor [B, 3, H, W] in [0, 1].
         clean: the ground truths they pair with, in the same form, so that a pair differs by the degradation and not by
-            the codec: the clean images themselves where structure was corrected or white was laid over them, else
-            their codec round trips.
+            the codec: the clean images themselves where structure was corrected or they were themselves degraded (all
+            restrictions but haze's), else their codec round trips.
         degradation_maps: |clean - degraded|, in the same form.
         prompts: what the text encoder was told of each image.
         mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
@@ -196,10 +196,10 @@ class GenDegPipeline(DiffusionPipeline):
                 own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
                 (haze, motion blur, raindrop) and the model holds a module for it.
-            restrict: whether images are brought to what the degradation can make see
-                `gendeg.restrictions`; None: the model's own setting.
-            match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
-                sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
+            restrict: whether images are brought to what the degradation can make, see `gendeg.restrictions`; None: the
+                model's own setting.
+            match_intensity: whether restrictions and a tone curve of the degradation map bring the result nearer to the
+                asked mu and sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
             generator: random generator, or one for each image.
             output_type: "pil", "np" or "pt".
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after every step; tensors holds
@@ -234,7 +234,8 @@ class GenDegPipeline(DiffusionPipeline):
             temperature = (self.config.temperature or {}).get(degradation.name, (1.0, 1.0))
         image_scale = self.config.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
 
-        clean = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, self.unet.dtype)
+        photo = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, torch.float32)
+        clean = photo.to(self.unet.dtype)
         clean_latents = self.encode(clean)
         null_context = self.encode_context([""] * len(images), None, None)
         own, asked = [degradation.phrase] * len(images), _per_image(phrase, len(images), "phrase")
@@ -257,24 +258,22 @@ class GenDegPipeline(DiffusionPipeline):
         height, width = sizes[0]
         degraded = self.decode(latents)[..., :height, :width]
         uncorrected = degraded if correct else None
-        photo = clean.float()
         if correct:
             degraded, clean = self.correct_structure(clean, degraded), photo
         else:
             clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
         corrected = degraded
         matching = self.config.match_intensity if match_intensity is None else match_intensity
-        restriction, rule = degradation.restriction, None
+        restriction, rule, seeks = degradation.restriction, None, False
         if self.config.restrict if restrict is None else restrict:
-            rule = RESTRICTIONS[restriction]
+            rule, seeks = RESTRICTIONS[restriction], matching and restriction in SEEK_INTENSITY
             if restriction in OVER_PHOTOGRAPH:
-                asked = {"mu": mus, "sigma": sigmas} if matching and restriction in SEEK_INTENSITY else {}
-                degraded = rule(clean, degraded, over=photo, **asked)
-                clean, rule = photo, None  # a tone curve leaves shapes and white as they are
+                degraded = rule(clean, degraded, over=photo, **({"mu": mus, "sigma": sigmas} if seeks else {}))
+                clean, rule = photo, None  # a tone curve leaves white as it is, and the rest if it is gentle
             else:
                 degraded = rule(clean, degraded)
         if matching:
-            degraded = matched(clean, degraded, mus, sigmas, rule, gentle=restriction == "moved")
+            degraded = matched(clean, degraded, mus, sigmas, rule, gentle=seeks and restriction != "drops")
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from gendeg.borders import around
+from gendeg.borders import around, mean_around
 from gendeg.drops import drawn_as_drops
 from gendeg.flakes import drawn_in_flakes
+from gendeg.intensity import asked_intensity
 from gendeg.light import to_display, to_linear
 from gendeg.motion import move_light
 
@@ -30,6 +31,8 @@ _CLEAR = 0.75  # least saturation of what is seen through water, as a share of t
 _NEAR = 14  # pixels to each side within which darkness changes little
 _DARKEST, _COUNTS = 0.002, 0.02  # light that is told from none, and weight of a place without any
 _CONTRAST = 1e-3  # variance of brightness from which on darkness may change with it
+_TRIES, _STEP = 10, 2.0  # of the search for mu and sigma
+_STOPS, _STEEPER = 2.0, 1.5  # most that is lost or gained, in logarithms of light: everywhere, and from black to white
 _GAUDY = 1.5  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
 
 
@@ -87,32 +90,53 @@ def keep_hue(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     return (degraded_grey + _share(degraded - degraded_grey, colour) * colour).clamp(0, 1)
 
 
-def dim(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor | None = None) -> torch.Tensor:
+def dim(
+    clean: torch.Tensor,
+    degraded: torch.Tensor,
+    over: torch.Tensor | None = None,
+    mu: Sequence[float | None] | None = None,
+    sigma: Sequence[float | None] | None = None,
+) -> torch.Tensor:
     """The photograph with less light, in each colour by a factor that changes smoothly with place and brightness.
 
     The logarithm of the factor is filtered, guided by the brightness of the photograph (He, Sun and Tang, "Guided image
-    filtering", TPAMI 2013); bright places, which tell most about it, count most.
+    filtering", TPAMI 2013); bright places, which tell most about it, count most. Then all places lose more or less, and
+    bright ones more or less than dark ones, as mu and sigma ask; brighter ones stay brighter.
 
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         over: what is dimmed instead of `clean`, which has the codec's errors as `degraded` has.
+        mu, sigma: what should be reached, one each; None: those of `degraded`.
 
     Returns:
         [B, 3, H, W] in [0, 1].
     """
-    light, over_light = (to_linear(image) + _DARKEST for image in (clean, clean if over is None else over))
+    over = clean if over is None else over
+    light, over_light = (to_linear(image) + _DARKEST for image in (clean, over))
     factor = ((to_linear(degraded) + _DARKEST) / light).log()
     brightness, weight = clean.mean(1, keepdim=True), light.mean(1, keepdim=True) + _COUNTS
-    total = _mean(weight)
+    total = mean_around(weight, _NEAR)
 
     def near(image: torch.Tensor) -> torch.Tensor:
-        return _mean(image * weight) / total
+        return mean_around(image * weight, _NEAR) / total
 
     middle, middle_factor = near(brightness), near(factor)
     variance = near(brightness.square()) - middle.square()
     slope = (near(brightness * factor) - middle * middle_factor) / (variance + _CONTRAST)
     factor = near(slope) * brightness + near(middle_factor - slope * middle)
-    return to_display(over_light * factor.clamp(max=0).exp() - _DARKEST)
+
+    asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
+    left, steeper = torch.zeros(2, len(over), 1, 1, 1, device=over.device)
+    brightness = brightness - brightness.mean((2, 3), keepdim=True)
+    for _ in range(_TRIES):
+        dimmed = to_display(over_light * (factor + left - steeper * brightness).clamp(max=0).exp() - _DARKEST)
+        reached_mu, reached_sigma = asked_intensity(over, dimmed)
+        # Light goes roughly as the square of pixel values.
+        missing = (asked_mu - reached_mu) / dimmed.mean((1, 2, 3)).clamp(min=0.02)
+        left = (left - 2 * missing[:, None, None, None]).clamp(-_STOPS, _STOPS)
+        steeper = steeper + _STEP * (asked_sigma / reached_sigma).log()[:, None, None, None]
+        steeper = steeper.clamp(-_STEEPER, _STEEPER)
+    return dimmed
 
 
 def lay_drops(
@@ -149,10 +173,6 @@ def keep_colour(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     return (degraded_grey + _share(degraded - degraded_grey, colour).clamp(min=_CLEAR) * colour).clamp(0, 1)
 
 
-def _mean(image: torch.Tensor) -> torch.Tensor:
-    return F.avg_pool2d(around(image, _NEAR), 2 * _NEAR + 1, stride=1)
-
-
 def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     """The a in [0, 1] of each pixel for which a * whole is nearest to part; both [B, 3, H, W], result [B, 1, H, W]."""
     along = (part * whole).sum(1, keepdim=True)
@@ -187,4 +207,4 @@ RESTRICTIONS = {
 # What these lay over, or move, may be the photograph itself.
 OVER_PHOTOGRAPH = ("flakes", "streaks", "drops", "moved", "dimmed")
 # And these come near to the asked mu and sigma by themselves.
-SEEK_INTENSITY = ("drops", "moved")
+SEEK_INTENSITY = ("drops", "moved", "dimmed")

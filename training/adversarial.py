@@ -4,8 +4,8 @@ Trained on bridges between true pairs, the network has never seen its own soft f
 where it is in doubt draws the average of what is possible. So a last stage samples as in use, and a discriminator
 between true and sampled degraded images pulls on the predictions of the late steps, beside the bridge's own loss
 (compare "Adversarial Diffusion Distillation", arXiv 2311.17042, and DMD2, arXiv 2405.14867, which also train on what
-the generator itself arrives at). It judges decoded images, restricted as a user sees them: that the
-codec's patches must not show is plain in pixels and hidden in latents.
+the generator itself arrives at). It judges decoded images, white and colours restricted as a user
+sees them: that the codec's patches must not show is plain in pixels and hidden in latents.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.nn.functional import avg_pool2d, leaky_relu, pixel_unshuffle, relu
 
 from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
-from gendeg.restrictions import RESTRICTIONS, keep_colour, lay_white
+from gendeg.restrictions import keep_colour, keep_hue, lay_streaks, lay_white
 from gendeg.scheduler import BridgeScheduler
 
 if TYPE_CHECKING:
     from training.generator import BridgeLoss
 
-# Flakes and drops that are picked one by one have no gradient.
-_SHOWN = RESTRICTIONS | {"flakes": lay_white, "drops": keep_colour}
+# As far as restrictions have a gradient: flakes, drops and paths that are picked have none.
+_SHOWN = {"streaks": lay_streaks, "flakes": lay_white, "drops": keep_colour, "paler": keep_hue}
 _NEARBY = 0.02  # step, in pixels' values, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01
 _HISTORY, _PAST = 50, 1  # batches that are remembered, and drawn from these in each step
@@ -136,7 +136,6 @@ class AdversarialLoss:
         self.codec = codec.requires_grad_(False)
         self.intensity_weight, self.lattice_weight = intensity_weight, lattice_weight
         self.history: deque[tuple[torch.Tensor, ...]] = deque(maxlen=_HISTORY)
-        self.judged_names = set(judged)
         self.judged = torch.tensor([name in judged for name in DEGRADATIONS]).float()
         self.temperature = torch.tensor([temperature.get(name, [1.0, 1.0]) for name in DEGRADATIONS])
 
@@ -181,12 +180,11 @@ class AdversarialLoss:
         return loss, numbers | {"sampled_intensity_error": off, "lattice": grid}
 
     def _shown(self, degraded: torch.Tensor, clean: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
-        """What a user sees of a degraded image, restricted; all images in [-1, 1]."""
+        """A degraded image, its white and colours restricted; all images in [-1, 1]."""
         clean, degraded = (clean + 1) / 2, (degraded + 1) / 2
-        names = [list(DEGRADATIONS)[i] for i in degradation.tolist()]
-        for name in set(names) & self.judged_names:
-            of_it = torch.tensor([n == name for n in names], device=clean.device)[:, None, None, None]
-            restrict = _SHOWN[DEGRADATIONS[name].restriction]
+        kinds = [list(DEGRADATIONS.values())[i].restriction for i in degradation.tolist()]
+        for restriction, restrict in _SHOWN.items():
+            of_it = torch.tensor([kind == restriction for kind in kinds], device=clean.device)[:, None, None, None]
             degraded = torch.where(of_it, restrict(clean, degraded), degraded)
         return degraded * 2 - 1
 

@@ -20,7 +20,7 @@ def test_structure_correction_spares_streaks_flakes_and_dark_texture():
 
 
 def test_restrictions():
-    restrictions = {name: d.restriction for name, d in DEGRADATIONS.items() if d.restriction}
+    restrictions = {name: d.restriction for name, d in DEGRADATIONS.items()}
     assert restrictions == {
         "haze": "paler",
         "rain": "streaks",

@@ -65,10 +65,11 @@ def test_mu_and_sigma_come_near_what_is_asked(photo, cover, mu_share, sigma_shar
 
 def test_each_image_of_a_batch_is_drawn_as_alone(photo, cover):
     degraded = torch.lerp(photo, torch.tensor(0.95), cover)
-    photos, both = torch.cat([photo, photo.flip(3)]), torch.cat([degraded, degraded.flip(3)])
+    others = 0.6 * photo.flip(3), 0.6 * torch.lerp(photo, torch.tensor(0.6), cover).flip(3)
+    photos, both = torch.cat([photo, others[0]]), torch.cat([degraded, others[1]])
     together = drawn_as_drops(photos, both, photos, [None, 0.03], [None, 0.1])
     torch.testing.assert_close(together[:1], drawn_as_drops(photo, degraded, photo), atol=1e-4, rtol=0)
-    alone = drawn_as_drops(photos[1:], both[1:], photos[1:], [0.03], [0.1])
+    alone = drawn_as_drops(*others, others[0], [0.03], [0.1])
     torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
 
 

@@ -78,6 +78,15 @@ def test_only_patterns_are_judged(batch):
     assert bool(judging.isfinite().all())
 
 
+@pytest.mark.parametrize("degradation", ["rain", "snow", "raindrop"])
+def test_restricted_images_have_a_gradient(batch, degradation):
+    index = list(DEGRADATIONS).index(degradation)
+    pulled, judging = _gradients(
+        batch | {"degradation": torch.tensor([index] * 3)}, weight=1.0, judged=["rain", "snow", "raindrop"]
+    )
+    assert bool(pulled.any()) and bool(pulled.isfinite().all()) and bool(judging.isfinite().all())
+
+
 def test_the_discriminator_sees_what_a_user_sees(batch):
     class Watching(Discriminator):
         darkest = 0.0
