@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from gendeg.borders import around, mean_around
-from gendeg.intensity import asked_intensity
+from gendeg.intensity import Nearest, asked_intensity
 
 _RADII = (3.0, 4.2, 6.0, 8.5, 12.0, 17.0, 24.0)  # pixels
 _BESIDE = 1.5, 1.0  # a drop ends where it is less changed out to this many radii, and pixels more
@@ -48,6 +48,7 @@ def drawn_as_drops(
         [B, 3, H, W] in [0, 1].
     """
     asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
+    nearest = Nearest(asked_mu, asked_sigma)
     change = mean_around((degraded - clean).abs().mean(1, keepdim=True), 1)
     typical = change.square().mean((2, 3), keepdim=True) / change.mean((2, 3), keepdim=True).clamp(min=1e-4)
     changed = (change / (_CHANGED * typical).clamp(min=_LEAST)).clamp(max=1)
@@ -68,12 +69,12 @@ def drawn_as_drops(
         seen = behind + contrast[:, None, None, None] * (light - behind)
         drawn = torch.lerp(over, seen.clamp(0, 1), _cover(places, growth, outline))
         # Of drops here and there, sigma^2 / mu grows as their contrast, and (mu / sigma)^2 as their area.
-        reached_mu, reached_sigma = asked_intensity(over, drawn)
+        reached_mu, reached_sigma = nearest.offer(over, drawn)
         stronger = asked_sigma.square() / asked_mu * reached_mu / reached_sigma.square()
         larger = (asked_mu / asked_sigma * reached_sigma / reached_mu).square()
         contrast = (contrast * stronger**_DAMPING).clamp(*_CONTRAST)
         growth = (growth * larger ** (_DAMPING / 2)).clamp(*_GROWTH)
-    return drawn
+    return nearest.images
 
 
 def _cover(places: list[torch.Tensor], growth: torch.Tensor, outline: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ GenDeg (arXiv 2411.17687), Section 3.2.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -105,20 +104,49 @@ def asked_intensity(
     mu: Sequence[float | None] | None = None,
     sigma: Sequence[float | None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is asked of each image, or, where that is None, its own intensity; at least 0.0001.
+    """What is asked of each image; where that is None, its own intensity, sigma in proportion to an asked mu.
 
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         mu, sigma: asked, one each.
 
     Returns:
-        mu, sigma: [B].
+        mu, sigma: [B], at least 0.0001.
     """
-    values = intensity(clean, degraded)
-    for own, asked in zip(values, (mu, sigma), strict=True):
-        for i, value in enumerate(asked or ()):
-            own[i] = own[i] if value is None or math.isnan(value) else value
-    return values[0].clamp(min=1e-4), values[1].clamp(min=1e-4)
+    own_mu, own_sigma = (value.clamp(min=1e-4) for value in intensity(clean, degraded))
+    asked_mu, asked_sigma = (_given(values, own_mu) for values in (mu, sigma))
+    asked_mu = torch.where(asked_mu.isnan(), own_mu, asked_mu).clamp(min=1e-4)
+    asked_sigma = torch.where(asked_sigma.isnan(), own_sigma * asked_mu / own_mu, asked_sigma).clamp(min=1e-4)
+    return asked_mu, asked_sigma
+
+
+def _given(values: Sequence[float | None] | None, like: torch.Tensor) -> torch.Tensor:
+    """Numbers as a tensor, NaN where there is none."""
+    if values is None:
+        return torch.full_like(like, torch.nan)
+    return like.new_tensor([torch.nan if value is None else value for value in values])
+
+
+class Nearest:
+    """Keeps, of each image of a batch, the version whose intensity is nearest to the asked mu and sigma, [B] each.
+
+    Attributes:
+        images: [B, 3, H, W], of those that were offered.
+    """
+
+    def __init__(self, mu: torch.Tensor, sigma: torch.Tensor):
+        self.mu, self.sigma = mu, sigma
+        self.miss = torch.full_like(mu, torch.inf)
+        self.images: torch.Tensor | None = None
+
+    def offer(self, clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compare new versions [B, 3, H, W] in [0, 1] with the nearest so far; returns their mu and sigma, [B]."""
+        mu, sigma = asked_intensity(clean, degraded)
+        miss = (mu - self.mu).abs() + (sigma - self.sigma).abs()
+        nearer = (miss < self.miss)[:, None, None, None]
+        self.images = degraded if self.images is None else torch.where(nearer, degraded, self.images)
+        self.miss = torch.minimum(miss, self.miss)
+        return mu, sigma
 
 
 # How far `match_intensity` may go: beyond, a picture shows it.

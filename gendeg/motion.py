@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from gendeg.borders import extended
-from gendeg.intensity import asked_intensity
+from gendeg.intensity import Nearest, asked_intensity
 from gendeg.light import to_display, to_linear
 
 _REACH = 20  # pixels that light moves at most, to each side
@@ -54,6 +54,7 @@ def move_light(
     """
     over = clean if over is None else over
     asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
+    nearest = Nearest(asked_mu, asked_sigma)
     tiles = _Tiles(over)
     strong = (tiles.cut(degraded, 0) - tiles.cut(clean, 0)).abs().mean((3, 4, 5)).clamp(min=1e-4)
     strong = (strong / strong.mean((1, 2), keepdim=True)).log()
@@ -64,11 +65,11 @@ def move_light(
     for _ in range(_TRIES):
         factor = (length + uneven * strong).clamp(*bounds).exp()
         moved = tiles.joined(_convolved(light, _normalised(_resized(paths, factor)), tiles.side(_REACH)))
-        reached_mu, reached_sigma = asked_intensity(over, moved)
+        reached_mu, reached_sigma = nearest.offer(over, moved)
         length = (length + _STEP * (asked_mu / reached_mu).log()[:, None, None]).clamp(*bounds)
         spread = (asked_sigma / asked_mu * reached_mu / reached_sigma).log()[:, None, None]
         uneven = (uneven + _STEP * spread).clamp(-_UNEVEN, _UNEVEN)
-    return moved
+    return nearest.images
 
 
 class _Tiles:

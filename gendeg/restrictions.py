@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from gendeg.borders import around, mean_around
 from gendeg.drops import drawn_as_drops
 from gendeg.flakes import drawn_in_flakes
-from gendeg.intensity import asked_intensity
+from gendeg.intensity import Nearest, asked_intensity
 from gendeg.light import to_display, to_linear
 from gendeg.motion import move_light
 
@@ -31,7 +31,7 @@ _CLEAR = 0.75  # least saturation of what is seen through water, as a share of t
 _NEAR = 14  # pixels to each side within which darkness changes little
 _DARKEST, _COUNTS = 0.002, 0.02  # light that is told from none, and weight of a place without any
 _CONTRAST = 1e-3  # variance of brightness from which on darkness may change with it
-_TRIES, _STEP = 10, 2.0  # of the search for mu and sigma
+_TRIES, _STEP = 12, 1.0  # of the search for mu and sigma
 _STOPS, _STEEPER = 2.0, 1.5  # most that is lost or gained, in logarithms of light: everywhere, and from black to white
 _GAUDY = 1.5  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
 
@@ -126,17 +126,18 @@ def dim(
     factor = near(slope) * brightness + near(middle_factor - slope * middle)
 
     asked_mu, asked_sigma = asked_intensity(clean, degraded, mu, sigma)
+    nearest = Nearest(asked_mu, asked_sigma)
     left, steeper = torch.zeros(2, len(over), 1, 1, 1, device=over.device)
     brightness = brightness - brightness.mean((2, 3), keepdim=True)
     for _ in range(_TRIES):
         dimmed = to_display(over_light * (factor + left - steeper * brightness).clamp(max=0).exp() - _DARKEST)
-        reached_mu, reached_sigma = asked_intensity(over, dimmed)
+        reached_mu, reached_sigma = nearest.offer(over, dimmed)
         # Light goes roughly as the square of pixel values.
         missing = (asked_mu - reached_mu) / dimmed.mean((1, 2, 3)).clamp(min=0.02)
         left = (left - 2 * missing[:, None, None, None]).clamp(-_STOPS, _STOPS)
         steeper = steeper + _STEP * (asked_sigma / reached_sigma).log()[:, None, None, None]
         steeper = steeper.clamp(-_STEEPER, _STEEPER)
-    return dimmed
+    return nearest.images
 
 
 def lay_drops(

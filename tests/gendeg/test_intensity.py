@@ -14,6 +14,8 @@ from gendeg.intensity import (
     NUM_BINS,
     SIGMA_MAX,
     IntensityProjection,
+    Nearest,
+    asked_intensity,
     degradation_map,
     intensity,
     match_intensity,
@@ -205,3 +207,22 @@ def test_matching_is_bounded():
     clean, degraded = _pair(0, 0.05)
     change = (match_intensity(clean, degraded, [0.4], [None]) - clean).abs().max()
     assert change < 1.5 * (degraded - clean).abs().max()
+
+
+def test_what_is_not_asked_is_an_images_own():
+    clean = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    degraded = (clean * 0.7).contiguous()
+    mu, sigma = intensity(clean, degraded)
+    torch.testing.assert_close(torch.stack(asked_intensity(clean, degraded)), torch.stack([mu, sigma]))
+    asked_mu, asked_sigma = asked_intensity(clean, degraded, [0.2, None], [None, float("nan")])
+    torch.testing.assert_close(asked_mu, torch.stack([torch.tensor(0.2), mu[1]]))
+    torch.testing.assert_close(asked_sigma, torch.stack([sigma[0] * 0.2 / mu[0], sigma[1]]), msg="as strong as mu")
+
+
+def test_the_nearest_of_several_versions_is_kept_for_each_image():
+    clean = torch.full((2, 3, 8, 8), 0.5)
+    nearest = Nearest(torch.tensor([0.1, 0.3]), torch.zeros(2))
+    for change in (0.25, 0.12, 0.4):
+        reached = nearest.offer(clean, clean + change)[0]
+        torch.testing.assert_close(reached, torch.full((2,), change))
+    torch.testing.assert_close((nearest.images - clean)[:, 0, 0, 0], torch.tensor([0.12, 0.25]))
