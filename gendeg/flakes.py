@@ -6,6 +6,8 @@ optical depth is taken apart into a smooth veil and round flakes of a few sizes,
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -93,7 +95,12 @@ def _shapes(exponent: float) -> torch.Tensor:
 
 def _spread(flakes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
     """[B, sizes, H, W], each size convolved with its shape."""
-    return F.conv2d(around(flakes, _HALF), shapes, groups=len(shapes))
+    height, width = flakes.shape[2:]
+    padded = around(flakes, _HALF)
+    size = [math.ceil(side / 32) * 32 for side in padded.shape[2:]]  # such lengths transform fast
+    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(shapes[:, 0], s=size)
+    spread = torch.fft.irfft2(spectrum, s=size)[..., 2 * _HALF : 2 * _HALF + height, 2 * _HALF : 2 * _HALF + width]
+    return spread.clamp(min=0)
 
 
 def _largest(image: torch.Tensor, reach: int) -> torch.Tensor:
