@@ -2,7 +2,7 @@
 
 A small generator puts drops where they should be, as bright or dark as they should be, but with ragged outlines and
 holes. So round drops of a few sizes are found in what has changed, and drawn anew: whole, with a crisp rim, and smooth
-inside, with the light that the generator put there.
+inside, with the light that the generator put there. What has changed little everywhere is mist.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _RIM = 2.0  # pixels from where there is no drop to where it is whole
 _TALL = 1.1  # height in relation to width: gravity draws drops out
 _WOBBLE = 5.0  # pixels from the farthest in to the farthest out that an outline follows what has changed
 _SMOOTH, _SMOOTHER = 2, 10  # reach of the means that are seen in a drop, and where the generator left a hole, in pixels
+_NEAR, _SURE = 12, 2e-3  # pixels within which mist is the same; variance from which on it is seen to lower contrast
 _FILL = 0.15  # weight of the latter
 _GROWTH, _CONTRAST = (0.6, 1.8), (0.6, 1.8)  # bounds of how much larger and stronger drops become
 _ROUNDS, _DAMPING = 7, 0.7  # of the search for both
@@ -56,6 +57,7 @@ def drawn_as_drops(
 
     growth = contrast = torch.ones_like(asked_mu)
     within = changed * _cover(places, growth, outline)
+    misted = _mist(clean, degraded, over, _cover(places, growth, outline))
     near, far = (
         torch.cat(
             [mean_around(mean_around(i * within, reach), reach) for i in (degraded, over, torch.ones_like(within))],
@@ -67,7 +69,7 @@ def drawn_as_drops(
     light, behind = (both[:, :6] / both[:, 6:].clamp(min=1e-6)).chunk(2, dim=1)
     for _ in range(_ROUNDS):
         seen = behind + contrast[:, None, None, None] * (light - behind)
-        drawn = torch.lerp(over, seen.clamp(0, 1), _cover(places, growth, outline))
+        drawn = torch.lerp(misted, seen.clamp(0, 1), _cover(places, growth, outline))
         # Of drops here and there, sigma^2 / mu grows as their contrast, and (mu / sigma)^2 as their area.
         reached_mu, reached_sigma = nearest.offer(over, drawn)
         stronger = asked_sigma.square() / asked_mu * reached_mu / reached_sigma.square()
@@ -75,6 +77,21 @@ def drawn_as_drops(
         contrast = (contrast * stronger**_DAMPING).clamp(*_CONTRAST)
         growth = (growth * larger ** (_DAMPING / 2)).clamp(*_GROWTH)
     return nearest.images
+
+
+def _mist(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor, drops: torch.Tensor) -> torch.Tensor:
+    """`over` with the contrast and brightness, place by place, that `degraded` has in relation to `clean` beside drops.
+
+    A guided filter (He, Sun and Tang, TPAMI 2013) that leaves things as they are where it knows little.
+    """
+    weight = 1 - drops + 0.01
+    total = mean_around(weight, _NEAR)
+    images = torch.cat([clean, degraded, clean.square(), clean * degraded], dim=1)
+    middle, middle_degraded, square, product = (mean_around(images * weight, _NEAR) / total).chunk(4, dim=1)
+    contrast = (product - middle * middle_degraded + _SURE) / (square - middle.square() + _SURE)
+    lines = torch.cat([contrast, middle_degraded - contrast * middle], dim=1)
+    contrast, brightness = (mean_around(lines * weight, _NEAR) / total).chunk(2, dim=1)
+    return (contrast * over + brightness).clamp(0, 1)
 
 
 def _cover(places: list[torch.Tensor], growth: torch.Tensor, outline: torch.Tensor) -> torch.Tensor:
