@@ -130,6 +130,8 @@ def _given(values: Sequence[float | None] | None, like: torch.Tensor) -> torch.T
 class Nearest:
     """Keeps, of each image of a batch, the version whose intensity is nearest to the asked mu and sigma, [B] each.
 
+    An error of mu counts twice: it is what one sees first.
+
     Attributes:
         images: [B, 3, H, W], of those that were offered.
     """
@@ -142,7 +144,7 @@ class Nearest:
     def offer(self, clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compare new versions [B, 3, H, W] in [0, 1] with the nearest so far; returns their mu and sigma, [B]."""
         mu, sigma = asked_intensity(clean, degraded)
-        miss = (mu - self.mu).abs() + (sigma - self.sigma).abs()
+        miss = 2 * (mu - self.mu).abs() + (sigma - self.sigma).abs()
         nearer = (miss < self.miss)[:, None, None, None]
         self.images = degraded if self.images is None else torch.where(nearer, degraded, self.images)
         self.miss = torch.minimum(miss, self.miss)

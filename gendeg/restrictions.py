@@ -26,12 +26,13 @@ from gendeg.motion import move_light
 _REACH = 14  # pixels before and after one, over which a streak is as bright
 _BESIDE = 4  # pixels to both sides of a streak that are darker
 _APART, _WIDTH = 2, 1.3  # pixels from one streak to the next, at least; and within which a streak fades
+_FAINT = 0.55  # share of a typical streak's height, below which there is none: crowds of them look like a comb
 _STEEPEST, _STEP = 36, 3  # degrees from the vertical at which streaks are looked for, and between two directions
 _CLEAR = 0.75  # least saturation of what is seen through water, as a share of the photograph's
 _NEAR = 14  # pixels to each side within which darkness changes little
 _DARKEST, _COUNTS = 0.002, 0.02  # light that is told from none, and weight of a place without any
 _CONTRAST = 1e-3  # variance of brightness from which on darkness may change with it
-_TRIES, _STEP = 12, 1.0  # of the search for mu and sigma
+_TRIES, _PACE = 12, 1.0  # of the search for mu and sigma
 _STOPS, _STEEPER = 2.0, 1.5  # most that is lost or gained, in logarithms of light: everywhere, and from black to white
 _GAUDY = 1.5  # how many times as strong a colour becomes at most where a drop is brighter than the photograph
 
@@ -69,6 +70,9 @@ def lay_streaks(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor 
     mean_along, beside = _of_each(padded, ours[: 2 * len(along)]).chunk(2)
     higher = mean_along - beside
     ridge = (higher > 0) & (higher >= F.max_pool2d(higher, (1, 2 * _APART + 1), stride=1, padding=(0, _APART)))
+    height = ridge * higher
+    typical = height.square().sum((2, 3), keepdim=True) / height.sum((2, 3), keepdim=True).clamp(min=1e-4)
+    ridge = height > _FAINT * typical
     lines = _of_each(around(ridge * mean_along, _REACH), ours[2 * len(along) :])
     mean, middle = (image.mean((2, 3), keepdim=True) for image in (opacity, lines))
     spread, left = (image.std((2, 3), keepdim=True) for image in (opacity, lines))
@@ -135,7 +139,7 @@ def dim(
         # Light goes roughly as the square of pixel values.
         missing = (asked_mu - reached_mu) / dimmed.mean((1, 2, 3)).clamp(min=0.02)
         left = (left - 2 * missing[:, None, None, None]).clamp(-_STOPS, _STOPS)
-        steeper = steeper + _STEP * (asked_sigma / reached_sigma).log()[:, None, None, None]
+        steeper = steeper + _PACE * (asked_sigma / reached_sigma).log()[:, None, None, None]
         steeper = steeper.clamp(-_STEEPER, _STEEPER)
     return nearest.images
 
