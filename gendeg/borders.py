@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -23,3 +25,13 @@ def around(image: torch.Tensor, reach: int) -> torch.Tensor:
 def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
     """Means [B, C, H, W] over squares that reach so many pixels to each side."""
     return F.avg_pool2d(around(image, reach), 2 * reach + 1, stride=1)
+
+
+def convolved(image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Images [B, C, H, W] convolved with weights [C, K, K], or [1, K, K] for all; K is odd."""
+    height, width = image.shape[2:]
+    half = weights.shape[-1] // 2
+    padded = around(image, half)
+    size = [math.ceil(side / 32) * 32 for side in padded.shape[2:]]  # such lengths transform fast
+    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(weights, s=size)
+    return torch.fft.irfft2(spectrum, s=size)[..., 2 * half : 2 * half + height, 2 * half : 2 * half + width]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from gendeg.borders import around, mean_around
+from gendeg.borders import around, convolved, mean_around
 from gendeg.intensity import Nearest, asked_intensity
 
 _RADII = (3.0, 4.2, 6.0, 8.5, 12.0, 17.0, 24.0)  # pixels
@@ -107,7 +107,7 @@ def _found(changed: torch.Tensor) -> list[torch.Tensor]:
     scores = []
     for radius in _RADII:
         inside, whole = (_disc(radius).to(changed), _disc(_BESIDE[0] * radius + _BESIDE[1]).to(changed))
-        in_it, in_all = (_sums(changed, disc) for disc in (inside, whole))
+        in_it, in_all = (convolved(changed, disc[None]) for disc in (inside, whole))
         share = in_it / inside.sum()
         scores.append(share * (share - (in_all - in_it) / (whole.sum() - inside.sum())))
     best = torch.cat(scores, dim=1).amax(1, keepdim=True)
@@ -138,12 +138,3 @@ def _disc(radius: float) -> torch.Tensor:
     """[K, K] of ones within the radius, with a soft edge."""
     offset = torch.arange(-round(radius) - 1, round(radius) + 2.0)
     return (radius + 0.5 - torch.hypot(offset[:, None], offset)).clamp(0, 1)
-
-
-def _sums(image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sums [B, 1, H, W] around each pixel, weighted with [K, K], which is odd and symmetric."""
-    half = weights.shape[-1] // 2
-    padded = around(image, half)
-    size = padded.shape[-2:]
-    sums = torch.fft.irfft2(torch.fft.rfft2(padded) * torch.fft.rfft2(weights, s=size), s=size)
-    return sums[..., 2 * half :, 2 * half :]

@@ -6,12 +6,10 @@ optical depth is taken apart into a smooth veil and round flakes of a few sizes,
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch.nn import functional as F
 
-from gendeg.borders import around, mean_around
+from gendeg.borders import around, convolved, mean_around
 
 _RADII = (2.3, 3.0, 4.3, 6.0, 8.5)  # pixels, to where a flake fades out
 _TALL = 1.25  # height of a flake in relation to its width: it falls during the exposure
@@ -37,7 +35,7 @@ def drawn_in_flakes(opacity: torch.Tensor) -> torch.Tensor:
     flakes = _fitted(mean_around(snow, 2).expand(-1, len(_RADII), -1, -1) / len(_RADII), snow, shapes, _ROUNDS)
     flakes = _fitted(_apart(flakes), snow, shapes, _ROUNDS_AGAIN)
     shapes = _shapes(_CRISP).to(opacity)
-    flakes = _clear(flakes, shapes.amax((1, 2, 3))[:, None, None])
+    flakes = _clear(flakes, shapes.amax((1, 2))[:, None, None])
     drawn = 1 - torch.exp(-veil - _spread(flakes, shapes).sum(1, keepdim=True))
     mean, deviation = _moments(opacity)
     for _ in range(4):  # opacity below 0 or above 1 is cut off, which moves both
@@ -85,22 +83,17 @@ def _clear(flakes: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
 
 
 def _shapes(exponent: float) -> torch.Tensor:
-    """Round domes [sizes, 1, K, K] of the sum one."""
+    """Round domes [sizes, K, K] of the sum one."""
     offset = torch.arange(-_HALF, _HALF + 1.0)
     distance = torch.hypot(offset[:, None] / _TALL, offset)
     radius = torch.tensor(_RADII)[:, None, None]
     domes = (1 - (distance / radius).square()).clamp(min=0) ** exponent
-    return (domes / domes.sum((1, 2), keepdim=True))[:, None]
+    return domes / domes.sum((1, 2), keepdim=True)
 
 
 def _spread(flakes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:
     """[B, sizes, H, W], each size convolved with its shape."""
-    height, width = flakes.shape[2:]
-    padded = around(flakes, _HALF)
-    size = [math.ceil(side / 32) * 32 for side in padded.shape[2:]]  # such lengths transform fast
-    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(shapes[:, 0], s=size)
-    spread = torch.fft.irfft2(spectrum, s=size)[..., 2 * _HALF : 2 * _HALF + height, 2 * _HALF : 2 * _HALF + width]
-    return spread.clamp(min=0)
+    return convolved(flakes, shapes).clamp(min=0)
 
 
 def _largest(image: torch.Tensor, reach: int) -> torch.Tensor:
