@@ -25,8 +25,8 @@ _RIM = 2.0  # pixels from where there is no drop to where it is whole
 _TALL = 1.1  # height in relation to width: gravity draws drops out
 _WOBBLE = 5.0  # pixels from the farthest in to the farthest out that an outline follows what has changed
 _SMOOTH, _SMOOTHER = 2, 10  # reach of the means that are seen in a drop, and where the generator left a hole, in pixels
-_NEAR, _SURE = 12, 2e-3  # pixels within which mist is the same; variance from which on it is seen to lower contrast
 _FILL = 0.15  # weight of the latter
+_NEAR, _SURE = 12, 2e-3  # pixels within which mist is the same; variance from which on it is seen to lower contrast
 _GROWTH, _CONTRAST = (0.6, 1.8), (0.6, 1.8)  # bounds of how much larger and stronger drops become
 _ROUNDS, _DAMPING = 7, 0.7  # of the search for both
 
@@ -43,7 +43,7 @@ def drawn_as_drops(
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         over: the image without drops that they are drawn on, alike.
-        mu, sigma: what should be reached, one each; None: those of `degraded`.
+        mu, sigma: what should be reached, one each; None: see `gendeg.intensity.asked_intensity`.
 
     Returns:
         [B, 3, H, W] in [0, 1].
@@ -56,15 +56,10 @@ def drawn_as_drops(
     places, outline = _found(changed), _WOBBLE * (mean_around(mean_around(changed, _SMOOTH), _SMOOTH) - 0.5)
 
     growth = contrast = torch.ones_like(asked_mu)
-    within = changed * _cover(places, growth, outline)
-    misted = _mist(clean, degraded, over, _cover(places, growth, outline))
-    near, far = (
-        torch.cat(
-            [mean_around(mean_around(i * within, reach), reach) for i in (degraded, over, torch.ones_like(within))],
-            dim=1,
-        )
-        for reach in (_SMOOTH, _SMOOTHER)
-    )
+    cover = _cover(places, growth, outline)
+    within, misted = changed * cover, _mist(clean, degraded, over, cover)
+    images = torch.cat([degraded * within, over * within, within], dim=1)
+    near, far = (mean_around(mean_around(images, reach), reach) for reach in (_SMOOTH, _SMOOTHER))
     both = near + _FILL * far
     light, behind = (both[:, :6] / both[:, 6:].clamp(min=1e-6)).chunk(2, dim=1)
     for _ in range(_ROUNDS):

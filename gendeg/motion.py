@@ -47,7 +47,7 @@ def move_light(
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         over: whose light is moved, instead of that of `clean`, which has the codec's errors as `degraded` has.
-        mu, sigma: what should be reached, one each; None: those of `degraded`.
+        mu, sigma: what should be reached, one each; None: see `gendeg.intensity.asked_intensity`.
 
     Returns:
         [B, 3, H, W] in [0, 1].

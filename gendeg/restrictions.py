@@ -110,7 +110,7 @@ def dim(
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         over: what is dimmed instead of `clean`, which has the codec's errors as `degraded` has.
-        mu, sigma: what should be reached, one each; None: those of `degraded`.
+        mu, sigma: what should be reached, one each; None: see `gendeg.intensity.asked_intensity`.
 
     Returns:
         [B, 3, H, W] in [0, 1].
@@ -156,7 +156,7 @@ def lay_drops(
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         over: what the drops are drawn on instead.
-        mu, sigma: what should be reached, one each; None: as before.
+        mu, sigma: what should be reached, one each; None: see `gendeg.intensity.asked_intensity`.
 
     Returns:
         [B, 3, H, W] in [0, 1].
