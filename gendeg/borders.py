@@ -24,7 +24,8 @@ def around(image: torch.Tensor, reach: int) -> torch.Tensor:
 
 def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
     """Means [B, C, H, W] over squares that reach so many pixels to each side."""
-    return F.avg_pool2d(around(image, reach), 2 * reach + 1, stride=1)
+    rows = F.avg_pool2d(around(image, reach), (2 * reach + 1, 1), stride=1)
+    return F.avg_pool2d(rows, (1, 2 * reach + 1), stride=1)
 
 
 def convolved(image: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

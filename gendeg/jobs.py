@@ -84,9 +84,13 @@ class Models:
         with self._running:
             self._load(model)
 
-    def loaded(self) -> bool:
-        """Whether a model is in memory."""
-        return self._pipeline is not None
+    def loaded(self, model: str | None = None) -> bool:
+        """Whether a model is in memory; None: any.
+
+        Raises:
+            ValueError: for a name that is not among `available_models()`.
+        """
+        return self._pipeline is not None and (model is None or self._source == model_source(model))
 
     def _run(self, work: Work, request: Request, model: str | None) -> Iterator[Any]:
         yield from _in_background(self._running, lambda report: work(self._load(model), request, report))

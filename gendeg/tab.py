@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -159,14 +159,17 @@ def settings_of_degradation(model: str | None, degradation: str, preset: str) ->
     return steps, scale
 
 
-def prepare_model(models: Models, model: str | None) -> Iterator[Any]:
-    """Load a chosen model, when the jobs before are done. Yields what the notice shows."""
-    yield gr.update(value=f"Loading the model {escape(str(model))}…", visible=True)
-    try:
-        models.prepare(model)
-        yield gr.update(visible=False)
-    except ValueError as error:
-        yield gr.update(value=failure(error), visible=True)
+def prepare_model(models: Models, model: str | None) -> None:
+    """Begin to load a model, when the jobs before are done. Jobs wait for it; the next one says what is wrong with it.
+
+    Not a job in the queue: whoever generates meanwhile would wait for a turn that is not theirs.
+    """
+
+    def load() -> None:
+        with suppress(ValueError):  # it is in the log
+            models.prepare(model)
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 # -------------------------------------------------------------------------------------------------------- running
@@ -201,7 +204,8 @@ def run_generate(
         request = _read(photo, degradation, mu, sigma, seed, *settings)
         files = [gr.update(value=None, interactive=False)] * 2
         send = gr.update(interactive=False)
-        yield progress(None), seed, None, None, "", gr.update(visible=False), numbers(mu, sigma), *files, send
+        begun = progress(None, models.loaded(model))
+        yield begun, seed, None, None, "", gr.update(visible=False), numbers(mu, sigma), *files, send
         clean = None
         for event in until(cancelled, models.generate(request, model)):
             if event is CANCELLED:
@@ -248,7 +252,7 @@ def run_sweep(
     """Render the figure of rising mu and rising sigma. Arguments as above. Yields (status, figure)."""
     try:
         request = _read(photo, degradation, mu, sigma, seed, *settings)
-        yield progress(None), SKIP
+        yield progress(None, models.loaded(model)), SKIP
         for event in until(cancelled, models.sweep(request, model)):
             if event is CANCELLED:
                 yield CANCELLED, SKIP
@@ -344,10 +348,10 @@ def save_pngs(images: dict[str, Image.Image]) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------- HTML
 
 
-def progress(step: Step | None) -> str:
-    """Status line of a running job; None: it has not come to its first step."""
+def progress(step: Step | None, loaded: bool = True) -> str:
+    """Status line of a running job; None: it has not come to its first step, with its model loaded or not yet."""
     if step is None:
-        return 'Starting…<div class="bar"></div>'
+        return f'{"Starting" if loaded else "Loading the model"}…<div class="bar"></div>'
     share = 100 * step.done // step.total
     return f'Step {step.done} of {step.total}<div class="bar"><i style="width:{share}%"></i></div>'
 
@@ -533,12 +537,12 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
         describe_button.click(describe_clicked, photo, [caption, status], **slow)
 
-    def model_chosen(chosen: str | None) -> Iterator[Any]:
-        yield from prepare_model(models, chosen)
-
-    def page_opened(chosen: str | None) -> Iterator[Any]:
+    def page_opened(chosen: str | None) -> None:
         if not models.loaded():  # else another visitor's choice would be thrown out
-            yield from prepare_model(models, chosen)
+            prepare_model(models, chosen)
+
+    def model_chosen(chosen: str | None) -> None:
+        prepare_model(models, chosen)
 
     preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **quick)
     own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
@@ -547,8 +551,8 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     )
     chosen = model.input(model_settings, [model, degradation], own_settings, **quick)
     if not zero_gpu():  # where the app's own process has a GPU to load it on
-        opened.success(page_opened, model, notice, **slow)
-        chosen.success(model_chosen, model, notice, **slow)
+        opened.success(page_opened, model, None, **quick)
+        chosen.success(model_chosen, model, None, **quick)
     return send_button, degraded_file, clean_file
 
 

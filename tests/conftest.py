@@ -11,6 +11,7 @@ import skimage.data
 import torch
 import yaml
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
+from hypothesis import register_random
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -30,6 +31,18 @@ from training.text import train_tokenizer
 
 # The networks here are so small that a second thread only waits for the first.
 torch.set_num_threads(1)
+
+
+class _TorchRandom:
+    """torch's random numbers, for Hypothesis to start anew with each example: a failure comes back."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+_torch_random = _TorchRandom()  # Hypothesis does not keep it
+register_random(_torch_random)
 RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
 
 
@@ -103,9 +116,13 @@ def tiny_restorers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app_url(tiny_pipeline_folder: Path, tiny_restorers_folder: Path) -> Iterator[str]:
+def app_url(
+    tiny_pipeline_folder: Path, tiny_restorers_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Address of the running app: of the tiny models, or of GENDEG_MODEL and the bundled restorers."""
     with pytest.MonkeyPatch.context() as patch:
+        # An app that ends deletes its files; they must not be the next one's, which has the same photographs.
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         if "GENDEG_MODEL" not in os.environ:
             patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
             patch.setattr(registry, "BUNDLED", tiny_restorers_folder)

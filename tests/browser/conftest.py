@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -18,6 +19,17 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 OPTIONS += ["--disable-sync", "--no-first-run"]
 expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, pytest.TestReport, Any]:
+    """Adds to the report of a failure what its pages show and what their consoles say."""
+    report = yield
+    if report.when == "call" and report.failed and "browser" in item.funcargs:
+        for page in (page for context in item.funcargs["browser"].contexts for page in context.pages):
+            said = [message.text for message in page.console_messages()] + [str(e) for e in page.page_errors()]
+            report.sections.append((f"Page {page.url}", "\n".join([page.inner_text("body"), "Console:", *said])))
+    return report
 
 
 @pytest.fixture(scope="module")

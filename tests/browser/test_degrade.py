@@ -139,6 +139,7 @@ def test_describe(browser: Browser, tiny_pipeline_folder: Path, tmp_path: Path, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
         patch.setenv("GENDEG_CAPTIONS", tiny_blip2(tmp_path))
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
         demo = app.build()
     _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
     try:

@@ -56,7 +56,8 @@ def degrade_send_restore(page: Page) -> None:
     page.locator("#photo img").wait_for()
     expect(page.locator("#send")).to_be_disabled()
     page.click("#generate")
-    expect(page.locator("#send")).to_be_enabled(timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("Done", timeout=60_000)
+    expect(page.locator("#send")).to_be_enabled()
     page.click("#send")
     for where in ("#restore-photo", "#restore-clean"):
         expect(page.locator(f"{where} img")).to_be_visible()

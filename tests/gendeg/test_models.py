@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 import weakref
 
 import pytest
@@ -13,6 +14,7 @@ from gendeg import checkpoints, jobs
 from gendeg.checkpoints import PRESETS, available_models, load_pipeline, preset_applied, read_settings
 from gendeg.jobs import Models
 from gendeg.request import Request, Result, degrade
+from gendeg.tab import prepare_model
 
 
 @pytest.fixture
@@ -109,6 +111,15 @@ def test_another_model_waits_for_the_running_job(models_folder):
     assert [event for event in events if isinstance(event, Result)], "the job ended well, with its own model"
     swap.join(120)
     assert models._pipeline.config.num_inference_steps == 100
+
+
+def test_a_model_is_loaded_beside_other_work(models_folder):
+    models = Models()
+    prepare_model(models, "models/none")  # its first job says what is wrong with it
+    prepare_model(models, "models/paper")
+    while not models.loaded("models/paper"):
+        time.sleep(0.01)
+    assert models.loaded() and not models.loaded("models/bridge")
 
 
 def test_a_preset_holds_for_its_request(tiny_paper_folder):
