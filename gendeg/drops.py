@@ -1,8 +1,8 @@
 """Which drops is generated water on the lens made of? And the same drops, drawn one by one.
 
-A small generator puts drops where they should be, as bright or dark as they should be, but with ragged outlines and
-holes. So round drops of a few sizes are found in what has changed, and drawn anew: whole, with a crisp rim, and smooth
-inside, with the light that the generator put there. What has changed little everywhere is mist.
+A small generator puts drops where they should be, as large and as strong as they should be, but with ragged outlines,
+holes and smears. So round drops of a few sizes are found in what has changed, and drawn anew: whole, with a crisp rim,
+and clear, with the scene upside down in them. What has changed little everywhere is mist.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _WOBBLE = 5.0  # pixels from the farthest in to the farthest out that an outline
 _SMOOTH, _SMOOTHER = 2, 10  # reach of the means that are seen in a drop, and where the generator left a hole, in pixels
 _FILL = 0.15  # weight of the latter
 _NEAR, _SURE = 12, 2e-3  # pixels within which mist is the same; variance from which on it is seen to lower contrast
-_GROWTH, _CONTRAST = (0.6, 1.8), (0.6, 1.8)  # bounds of how much larger and stronger drops become
+_LOOK, _VIEW = 0.35, 0.7  # how far off the middle a drop looks, of its own place; how much of the scene it shows
+_BLURRED = 10, 6  # pixels that are one in the view of small and of large drops
+_PLAIN = 2.0, 6.0  # radii up to which nothing is seen in a drop, and from which all; three times that: clearly
+_CLEAR = 0.85  # share of what is seen in a drop that is the scene, not the generator's light
+_DARK = 0.9, 0.4  # how dark the rim is, and up to which depth in radii
+_GLINT = 0.6, 0.01  # how bright it is, and how wide in squared radii
+_GROWTH, _CONTRAST = (0.4, 1.8), (0.65, 1.8)  # bounds of how much larger and stronger drops become
 _ROUNDS, _DAMPING = 7, 0.7  # of the search for both
 
 
@@ -53,24 +59,27 @@ def drawn_as_drops(
     change = mean_around((degraded - clean).abs().mean(1, keepdim=True), 1)
     typical = change.square().mean((2, 3), keepdim=True) / change.mean((2, 3), keepdim=True).clamp(min=1e-4)
     changed = (change / (_CHANGED * typical).clamp(min=_LEAST)).clamp(max=1)
-    places, outline = _found(changed), _WOBBLE * (mean_around(mean_around(changed, _SMOOTH), _SMOOTH) - 0.5)
+    outline = _WOBBLE * (mean_around(mean_around(changed, _SMOOTH), _SMOOTH) - 0.5)
 
-    growth = contrast = torch.ones_like(asked_mu)
-    cover = _cover(places, growth, outline)
+    drops = _Drops(_found(changed), changed)
+    cover = _cover(drops.depth(torch.ones_like(asked_mu)), outline)
     within, misted = changed * cover, _mist(clean, degraded, over, cover)
     images = torch.cat([degraded * within, over * within, within], dim=1)
     near, far = (mean_around(mean_around(images, reach), reach) for reach in (_SMOOTH, _SMOOTHER))
     both = near + _FILL * far
     light, behind = (both[:, :6] / both[:, 6:].clamp(min=1e-6)).chunk(2, dim=1)
+    views = [F.interpolate(over, [max(side // size, 1) for side in over.shape[2:]], mode="area") for size in _BLURRED]
+    growth = contrast = torch.ones_like(asked_mu)
     for _ in range(_ROUNDS):
-        seen = behind + contrast[:, None, None, None] * (light - behind)
-        drawn = torch.lerp(misted, seen.clamp(0, 1), _cover(places, growth, outline))
-        # Of drops here and there, sigma^2 / mu grows as their contrast, and (mu / sigma)^2 as their area.
+        depth = drops.depth(growth)
+        seen = behind + contrast[:, None, None, None] * (torch.lerp(light, *drops.looks(views, depth, growth)) - behind)
+        drawn = torch.lerp(misted, seen.clamp(0, 1), _cover(depth, outline))
+        # Of drops here and there, sigma^2 / mu grows as their contrast, and mu as contrast times area.
         reached_mu, reached_sigma = nearest.offer(over, drawn)
         stronger = asked_sigma.square() / asked_mu * reached_mu / reached_sigma.square()
-        larger = (asked_mu / asked_sigma * reached_sigma / reached_mu).square()
-        contrast = (contrast * stronger**_DAMPING).clamp(*_CONTRAST)
-        growth = (growth * larger ** (_DAMPING / 2)).clamp(*_GROWTH)
+        before, contrast = contrast, (contrast * stronger**_DAMPING).clamp(*_CONTRAST)
+        larger = (asked_mu / reached_mu) ** _DAMPING * before / contrast
+        growth = (growth * larger**0.5).clamp(*_GROWTH)
     return nearest.images
 
 
@@ -89,9 +98,9 @@ def _mist(clean: torch.Tensor, degraded: torch.Tensor, over: torch.Tensor, drops
     return (contrast * over + brightness).clamp(0, 1)
 
 
-def _cover(places: list[torch.Tensor], growth: torch.Tensor, outline: torch.Tensor) -> torch.Tensor:
-    """How much of each pixel drops cover, [B, 1, H, W]; they are `growth` [B] times as large as found."""
-    return ((_depth(places, growth, outline) + outline) / _RIM + 0.5).clamp(0, 1)
+def _cover(depth: torch.Tensor, outline: torch.Tensor) -> torch.Tensor:
+    """How much of each pixel drops cover, [B, 1, H, W]."""
+    return ((depth + outline) / _RIM + 0.5).clamp(0, 1)
 
 
 def _found(changed: torch.Tensor) -> list[torch.Tensor]:
@@ -114,19 +123,73 @@ def _found(changed: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-def _depth(places: list[torch.Tensor], growth: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """How far each pixel lies inside of a drop, [B, 1, H, W] in pixels; outside it is negative."""
-    batch, _, height, width = like.shape
-    depth = like.new_full((batch * height * width,), -1e3)
-    for radius, centres in zip(_RADII, places, strict=True):
-        reach = round(_GROWTH[1] * radius * _TALL + _WOBBLE)
-        offset = torch.arange(-reach, reach + 1, device=like.device)
-        row, column = centres[:, 1, None, None] + offset[:, None], centres[:, 2, None, None] + offset
-        inside = growth[centres[:, 0], None, None] * radius - torch.hypot(offset[:, None] / _TALL, offset.to(like))
-        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        pixel = (centres[:, 0, None, None] * height + row) * width + column
-        depth.scatter_reduce_(0, pixel[there], inside[there], "amax")
-    return depth.view(batch, 1, height, width)
+class _Drops:
+    """Drops that were found, pixel by pixel of what they reach when they have grown.
+
+    Args:
+        places: their centres, (image, row, column) [N, 3] for each size.
+        like: [B, 1, H, W].
+    """
+
+    def __init__(self, places: list[torch.Tensor], like: torch.Tensor) -> None:
+        self.shape = like.shape
+        height, width = like.shape[2:]
+        parts = []
+        for radius, centres in zip(_RADII, places, strict=True):
+            reach = round(_GROWTH[1] * radius * _TALL + _WOBBLE)
+            offset = torch.arange(-reach, reach + 1, device=like.device)
+            image, centre_row, centre_column = centres[:, :, None, None].unbind(1)
+            row, column = centre_row + offset[:, None], centre_column + offset
+            there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            pixel = (image * height + row) * width + column
+            place = (offset.to(like) / radius, offset[:, None] / (radius * _TALL))  # from the centre, in radii
+            middle = ((2 * centre_column + 1) / width - 1, (2 * centre_row + 1) / height - 1)  # -1 to 1 in the image
+            numbers = [v.expand_as(pixel)[there] for v in (*place, *middle, torch.full_like(offset.to(like), radius))]
+            parts.append((pixel[there], image.expand_as(pixel)[there], torch.stack(numbers, dim=1)))
+        self.pixel, self.image, self.numbers = (torch.cat(values) for values in zip(*parts, strict=True))
+        self.radius = self.numbers[:, 4]
+        self.distance = self.radius * self.numbers[:, :2].norm(dim=1)
+
+    def depth(self, growth: torch.Tensor) -> torch.Tensor:
+        """How far each pixel lies inside of a drop, [B, 1, H, W] in pixels; outside it is negative.
+
+        Args:
+            growth: [B], how many times as large as found drops are.
+        """
+        depth = growth.new_full((self.shape.numel(),), -1e3)
+        return depth.scatter_reduce_(0, self.pixel, self._inside(growth), "amax").view(self.shape)
+
+    def looks(
+        self, views: Sequence[torch.Tensor], depth: torch.Tensor, growth: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What drops of that depth and growth look like, [B, 3, H, W]; and how much of it is seen, [B, 1, H, W].
+
+        The scene is small and upside down in a drop: the farther from its centre, the farther on the other side a ray
+        comes from. The rim, above all the upper one, is dark, and there is a glint.
+
+        Args:
+            views: the scene, more and less blurred, [B, 3, ...].
+        """
+        batch, _, height, width = self.shape
+        mine = self._inside(growth) == depth.flatten()[self.pixel]  # the drop that a pixel is deepest in
+        numbers = self.numbers[mine]
+        numbers[:, :2] /= growth[self.image[mine], None]
+        maps = numbers.new_zeros(self.shape.numel(), 5).index_put((self.pixel[mine],), numbers)
+        place, middle, radius = maps.view(batch, height, width, 5).split((2, 2, 1), dim=3)
+        grid = _LOOK * middle - _VIEW * (0.7 + 0.3 * place.square().sum(3, keepdim=True)) * place
+        blurred, clear = (
+            F.grid_sample(view, grid, mode="bicubic", padding_mode="reflection", align_corners=False) for view in views
+        )
+        x, y, radius = (v.permute(0, 3, 1, 2) for v in (*place.split(1, dim=3), radius))
+        view = torch.lerp(blurred, clear, ((radius - _PLAIN[1]) / (2 * _PLAIN[1])).clamp(0, 1))
+        rim = (1 - depth.clamp(min=0) / (_DARK[1] * radius + 1)).clamp(min=0).square() * (0.65 - 0.35 * y.clamp(-1, 1))
+        glint = _GLINT[0] * torch.exp(-((x + 0.35).square() + (y + 0.4).square()) / _GLINT[1])
+        share = _CLEAR * ((radius - _PLAIN[0]) / (_PLAIN[1] - _PLAIN[0])).clamp(0, 1)
+        view, share = (mean_around(image, 1) for image in (view * (1 - _DARK[0] * rim), share))
+        return view + glint * (1 - view), share
+
+    def _inside(self, growth: torch.Tensor) -> torch.Tensor:
+        return growth[self.image] * self.radius - self.distance
 
 
 def _disc(radius: float) -> torch.Tensor:

@@ -273,7 +273,7 @@ class GenDegPipeline(DiffusionPipeline):
             else:
                 degraded = rule(clean, degraded)
         if matching:
-            degraded = matched(clean, degraded, mus, sigmas, rule, gentle=seeks and restriction != "drops")
+            degraded = matched(clean, degraded, mus, sigmas, rule, gentle=seeks)
         reached_mu, reached_sigma = intensity(clean, degraded)
         self.maybe_free_model_hooks()
         return GenDegOutput(

@@ -19,6 +19,12 @@ def photo():
 
 
 @pytest.fixture(scope="module")
+def rough():
+    """[1, 3, 160, 200] of noise: no drop looks like it anywhere."""
+    return 0.2 + 0.6 * torch.rand(1, 3, 160, 200, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
 def cover():
     """[1, 1, 160, 200]: four drops, 1 where they are."""
     row, column = np.arange(160)[:, None], np.arange(200)
@@ -31,26 +37,37 @@ def likeness(first, second):
     return float(np.corrcoef(first.flatten(), second.flatten())[0, 1])
 
 
-def test_drops_stay_where_they_are(photo, cover):
-    drawn = drawn_as_drops(photo, torch.lerp(photo, torch.tensor(0.95), cover), photo)
-    changed = (drawn - photo).abs().mean(1, keepdim=True) > 0.03
+def test_drops_stay_where_they_are(rough, cover):
+    drawn = drawn_as_drops(rough, torch.lerp(rough, torch.tensor(0.5), cover), rough)
+    changed = (drawn - rough).abs().mean(1, keepdim=True) > 0.03
     assert likeness(changed.float(), cover) > 0.85
 
 
-def test_ragged_drops_with_holes_become_whole(photo, cover):
+def test_ragged_drops_with_holes_become_whole(rough, cover):
     holes = torch.rand(1, 1, 40, 50, generator=torch.Generator().manual_seed(0)) < 0.3
     ragged = cover * ~holes.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    drawn = drawn_as_drops(photo, torch.lerp(photo, torch.tensor(0.95), ragged), photo)
-    changed = ((drawn - photo).abs().mean(1, keepdim=True) > 0.03).float()
+    drawn = drawn_as_drops(rough, torch.lerp(rough, torch.tensor(0.5), ragged), rough)
+    changed = ((drawn - rough).abs().mean(1, keepdim=True) > 0.03).float()
     assert likeness(changed, cover) > likeness(ragged, cover)
 
 
 def test_drops_are_drawn_on_another_image(photo, cover):
-    other = torch.full_like(photo, 0.4)
+    other = photo.flip(2)
     drawn = drawn_as_drops(photo, torch.lerp(photo, torch.tensor(0.95), cover), other)
-    far = torch.nn.functional.max_pool2d(cover, 41, stride=1, padding=20) == 0
+    far = torch.nn.functional.max_pool2d(cover, 61, stride=1, padding=30) == 0
     torch.testing.assert_close(drawn[far.expand_as(drawn)], other[far.expand_as(other)], atol=0.01, rtol=0)
-    assert float(drawn[0, :, 40, 40].mean()) > 0.6
+    change = (drawn - other).abs().mean(1, keepdim=True)
+    assert float(change[cover == 1].mean()) > 0.05
+
+
+def test_a_drop_shows_the_scene_upside_down():
+    """Before a bright sky and dark ground a drop is dark above and bright below, but for its rim and glint."""
+    scene = torch.linspace(0.9, 0.1, 256)[None, None, :, None].expand(1, 3, 256, 256).clone()
+    row, column = torch.arange(256.0)[:, None], torch.arange(256.0)
+    distance = torch.hypot(row - 128, column - 128)[None, None]
+    degraded = torch.where(distance < 20, 1 - scene, scene)
+    drawn = drawn_as_drops(scene, degraded, scene)[0, :, :, 128].mean(0)
+    assert float(drawn[138:144].mean()) > float(drawn[114:118].mean()) + 0.1
 
 
 @pytest.mark.parametrize(("mu_share", "sigma_share"), [(1.0, 1.0), (1.4, 1.2), (0.8, 0.9)])
@@ -90,5 +107,5 @@ def test_any_images_give_an_image(height, width, seed):
 def test_mist_between_drops_stays(photo, cover):
     misty = torch.lerp(0.6 * photo + 0.3, torch.tensor(0.95), cover)
     drawn = drawn_as_drops(photo, misty, photo)
-    far = (torch.nn.functional.max_pool2d(cover, 41, stride=1, padding=20) == 0).expand_as(photo)
+    far = (torch.nn.functional.max_pool2d(cover, 61, stride=1, padding=30) == 0).expand_as(photo)
     assert float((drawn - misty)[far].abs().mean()) < 0.25 * float((misty - photo)[far].abs().mean())
