@@ -1,10 +1,13 @@
 """Which flakes is generated snow made of? And the same snow, drawn flake by flake.
 
 A small generator puts snow where it should be, and as much as it should, but its flakes have no shape. So the snow's
-optical depth is taken apart into a smooth veil and round flakes of a few sizes, one for each place, and drawn anew.
+optical depth is taken apart into a smooth veil and round flakes of a few sizes, one for each place, and drawn anew in
+flakes of several lumps.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch.nn import functional as F
@@ -13,12 +16,15 @@ from gendeg.borders import around, convolved, mean_around
 
 _RADII = (2.3, 3.0, 4.3, 6.0, 8.5)  # pixels, to where a flake fades out
 _TALL = 1.25  # height of a flake in relation to its width: it falls during the exposure
-_HALF = 11  # of the window in which a flake is drawn, in pixels
+_HALF = 14  # of the window in which a flake is drawn, in pixels
 _DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, and as it is drawn
 _VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
+_SHRINK = 0.85  # exponent by which a flake that is thinner than is typical is drawn smaller instead
+_DRAWN = tuple(1.3 * 1.25**i for i in range(10))  # the radii that come of it, in pixels
+_KINDS, _LUMPS, _THICK = 6, 3, 2.5  # of flakes as they are drawn: each is of so many lumps, of that optical depth
 _ROUNDS, _ROUNDS_AGAIN = 20, 15  # of the fit, with flakes everywhere, and with those that are left
 _GATHERS = 0.7  # radii within which a flake takes all snow, and there is no larger one
-_FAINT = 0.65, 0.5  # below this share of the typical depth of flakes, but at most below this depth, there are none
+_FAINT = 0.25, 0.5  # below this share of the typical depth of flakes, but at most below this depth, there are none
 _FEW = 0.05  # how much explaining a flake more should be worth
 _EXPONENT = 1.5  # of a round's correction, for speed
 _OPAQUE = 0.97  # the highest opacity that still has a depth
@@ -26,17 +32,15 @@ _LEAST = 1e-3  # optical depth below which there is nothing
 
 
 def drawn_in_flakes(opacity: torch.Tensor) -> torch.Tensor:
-    """Opacity [B, 1, H, W] of snow in [0, 1], drawn as a veil and round flakes, of the same mean and deviation."""
+    """Opacity [B, 1, H, W] of snow in [0, 1], drawn as a veil and flakes, of the same mean and deviation."""
     depth = -torch.log1p(-opacity.clamp(max=_OPAQUE))
     near, smooth = _VEIL
     veil = mean_around(mean_around(-_largest(-depth, near), smooth), smooth)
     snow = (depth - veil).clamp(min=0) + _LEAST
-    shapes = _shapes(_DOME).to(opacity)
+    shapes = _domes(_DOME).to(opacity)
     flakes = _fitted(mean_around(snow, 2).expand(-1, len(_RADII), -1, -1) / len(_RADII), snow, shapes, _ROUNDS)
     flakes = _fitted(_apart(flakes), snow, shapes, _ROUNDS_AGAIN)
-    shapes = _shapes(_CRISP).to(opacity)
-    flakes = _clear(flakes, shapes.amax((1, 2))[:, None, None])
-    drawn = 1 - torch.exp(-veil - _spread(flakes, shapes).sum(1, keepdim=True))
+    drawn = 1 - torch.exp(-veil - _drawn(flakes))
     mean, deviation = _moments(opacity)
     for _ in range(4):  # opacity below 0 or above 1 is cut off, which moves both
         drawn_mean, drawn_deviation = _moments(drawn)
@@ -74,21 +78,44 @@ def _apart(flakes: torch.Tensor) -> torch.Tensor:
     return torch.cat(kept, dim=1)
 
 
-def _clear(flakes: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
-    """The flakes that are not faint beside the others: crowds of faint ones look like noise."""
-    depth = flakes * peaks
+def _drawn(flakes: torch.Tensor) -> torch.Tensor:
+    """Optical depth [B, 1, H, W] of flakes, the thinner ones smaller; faint ones look like noise and are left out."""
+    depth = flakes * _domes(_CRISP).to(flakes).amax((1, 2))[:, None, None]
     typical = depth.square().sum((1, 2, 3), keepdim=True) / depth.sum((1, 2, 3), keepdim=True).clamp(min=_LEAST)
     share, most = _FAINT
-    return flakes * (depth > (share * typical).clamp(max=most))
+    flakes = flakes * (depth > (share * typical).clamp(max=most))
+    radius = torch.tensor(_RADII).to(flakes)[:, None, None] * (depth / typical.clamp(min=_LEAST)) ** _SHRINK
+    drawn, radii = torch.tensor(_DRAWN), torch.arange(len(_DRAWN), device=flakes.device)
+    size = torch.bucketize(radius, (drawn[1:] * drawn[:-1]).sqrt().to(flakes))
+    row, column = (torch.arange(side, device=flakes.device) for side in flakes.shape[2:])
+    kind = (7 * row[:, None] + 3 * column) % _KINDS  # neighbours differ
+    return sum(
+        _spread(((kind == k) * flakes)[:, :, None].mul(size[:, :, None] == radii[:, None, None]).sum(1), shapes)
+        for k, shapes in enumerate(_lumps().to(flakes))
+    ).sum(1, keepdim=True)
 
 
-def _shapes(exponent: float) -> torch.Tensor:
+def _domes(exponent: float) -> torch.Tensor:
     """Round domes [sizes, K, K] of the sum one."""
     offset = torch.arange(-_HALF, _HALF + 1.0)
-    distance = torch.hypot(offset[:, None] / _TALL, offset)
-    radius = torch.tensor(_RADII)[:, None, None]
-    domes = (1 - (distance / radius).square()).clamp(min=0) ** exponent
+    distance = torch.hypot(offset[:, None] / _TALL, offset) / torch.tensor(_RADII)[:, None, None]
+    domes = (1 - distance.square()).clamp(min=0) ** exponent
     return domes / domes.sum((1, 2), keepdim=True)
+
+
+def _lumps() -> torch.Tensor:
+    """Flakes [kinds, sizes, K, K] of several lumps each, always the same ones, of the sum one."""
+    generator = torch.Generator().manual_seed(0)
+    many = (3, _KINDS, _LUMPS, 1, 1, 1)
+    turn, far, share = torch.rand(many, generator=generator).unbind(0)
+    angle = 2 * math.pi * (torch.arange(_LUMPS)[:, None, None, None] + 0.6 * turn) / _LUMPS
+    radius = torch.tensor(_DRAWN)[:, None, None]
+    offset = torch.arange(-_HALF, _HALF + 1.0)
+    far = (0.3 + 0.25 * far) * radius
+    distance = torch.hypot(offset[:, None] - far * angle.sin(), offset - far * angle.cos())
+    lumps = (1 - (distance / ((0.5 + 0.35 * share) * radius)).square()).clamp(min=0) ** _CRISP
+    flakes = 1 - torch.exp(-_THICK * lumps.sum(1))
+    return flakes / flakes.sum((2, 3), keepdim=True)
 
 
 def _spread(flakes: torch.Tensor, shapes: torch.Tensor) -> torch.Tensor:

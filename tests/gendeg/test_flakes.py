@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gendeg.borders import mean_around
 from gendeg.flakes import drawn_in_flakes
 
 
@@ -27,13 +28,18 @@ def likeness(first, second):
 
 
 def test_flakes_stay_where_they_are(snow):
-    assert likeness(drawn_in_flakes(snow), snow) > 0.85
+    """Not their shape, which is drawn anew."""
+    assert likeness(mean_around(drawn_in_flakes(snow), 3), mean_around(snow, 3)) > 0.9
 
 
-def test_ragged_flakes_become_round(snow):
-    holes = torch.rand(snow.shape, generator=torch.Generator().manual_seed(1)) < 0.4
-    ragged = snow * ~holes
-    assert likeness(drawn_in_flakes(ragged), snow) > likeness(ragged, snow) + 0.05
+def test_ragged_flakes_become_smooth(snow):
+    def roughness(image):
+        return float(image.diff(dim=2).abs().mean() + image.diff(dim=3).abs().mean())
+
+    ragged = snow * (torch.rand(snow.shape, generator=torch.Generator().manual_seed(1)) > 0.4)
+    drawn = drawn_in_flakes(ragged)
+    assert roughness(drawn) < 0.6 * roughness(ragged)
+    assert likeness(mean_around(drawn, 3), mean_around(snow, 3)) > 0.9
 
 
 def test_there_is_as_much_snow_as_before(snow):
@@ -66,7 +72,7 @@ def test_small_flakes_stay_beside_large_ones():
     large = [(24, 24), (24, 108), (108, 24), (108, 108)]
     opacity = 1 - torch.exp(-snow(small, 5, 0.8) - snow(large, 8, 3.0))
     drawn = drawn_in_flakes(opacity[None, None])[0, 0]
-    there = [float(drawn[place]) > 0.25 for place in small]
+    there = [float(drawn[row - 2 : row + 3, column - 2 : column + 3].max()) > 0.25 for row, column in small]
     assert sum(there) > 0.9 * len(there)
 
 
