@@ -8,6 +8,7 @@ flakes of several lumps.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch.nn import functional as F
@@ -21,7 +22,9 @@ _DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, 
 _VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
 _SHRINK = 0.85  # exponent by which a flake that is thinner than is typical is drawn smaller instead
 _DRAWN = tuple(1.3 * 1.25**i for i in range(10))  # the radii that come of it, in pixels
-_KINDS, _LUMPS, _THICK = 6, 3, 2.5  # of flakes as they are drawn: each is of so many lumps, of that optical depth
+_KINDS, _LUMPS, _THICK = 6, 3, 1.5  # of flakes as they are drawn: each is of so many lumps, of that optical depth
+_FINE = 4  # steps in a pixel: the smallest flakes are about as large
+_SOFT = 12.0  # pixels of radius, by which flakes are out of focus: their profile's exponent is one more
 _ROUNDS, _ROUNDS_AGAIN = 20, 15  # of the fit, with flakes everywhere, and with those that are left
 _GATHERS = 0.7  # radii within which a flake takes all snow, and there is no larger one
 _FAINT = 0.25, 0.5  # below this share of the typical depth of flakes, but at most below this depth, there are none
@@ -103,6 +106,7 @@ def _domes(exponent: float) -> torch.Tensor:
     return domes / domes.sum((1, 2), keepdim=True)
 
 
+@cache
 def _lumps() -> torch.Tensor:
     """Flakes [kinds, sizes, K, K] of several lumps each, always the same ones, of the sum one."""
     generator = torch.Generator().manual_seed(0)
@@ -110,11 +114,11 @@ def _lumps() -> torch.Tensor:
     turn, far, share = torch.rand(many, generator=generator).unbind(0)
     angle = 2 * math.pi * (torch.arange(_LUMPS)[:, None, None, None] + 0.6 * turn) / _LUMPS
     radius = torch.tensor(_DRAWN)[:, None, None]
-    offset = torch.arange(-_HALF, _HALF + 1.0)
-    far = (0.3 + 0.25 * far) * radius
+    far, size = (0.3 + 0.25 * far) * radius, (0.5 + 0.35 * share) * radius
+    offset = (torch.arange(_FINE * (2 * _HALF + 1)) + 0.5) / _FINE - _HALF - 0.5
     distance = torch.hypot(offset[:, None] - far * angle.sin(), offset - far * angle.cos())
-    lumps = (1 - (distance / ((0.5 + 0.35 * share) * radius)).square()).clamp(min=0) ** _CRISP
-    flakes = 1 - torch.exp(-_THICK * lumps.sum(1))
+    lumps = (1 - (distance / size).square()).clamp(min=0) ** (_CRISP + radius / _SOFT)
+    flakes = F.avg_pool2d(1 - torch.exp(-_THICK * lumps.sum(1)), _FINE)
     return flakes / flakes.sum((2, 3), keepdim=True)
 
 
