@@ -23,6 +23,7 @@ _DISTINCT = 0.1  # how much more of a drop must have changed than of what is bes
 _APART = 0.7  # radii of a drop within which no other is likelier
 _RIM = 2.0  # pixels from where there is no drop to where it is whole
 _TALL = 1.1  # height in relation to width: gravity draws drops out
+_UNEVEN = 0.08, 0.055  # how much farther in or out outlines are, two and three times around
 _WOBBLE = 5.0  # pixels from the farthest in to the farthest out that an outline follows what has changed
 _SMOOTH, _SMOOTHER = 2, 10  # reach of the means that are seen in a drop, and where the generator left a hole, in pixels
 _FILL = 0.15  # weight of the latter
@@ -31,8 +32,8 @@ _LOOK, _VIEW = 0.35, 0.7  # how far off the middle a drop looks, of its own plac
 _BLURRED = 10, 6  # pixels that are one in the view of small and of large drops
 _PLAIN = 2.0, 6.0  # radii up to which nothing is seen in a drop, and from which all; three times that: clearly
 _CLEAR = 0.85  # share of what is seen in a drop that is the scene, not the generator's light
-_DARK = 0.9, 0.4  # how dark the rim is, and up to which depth in radii
-_GLINT = 0.6, 0.01  # how bright it is, and how wide in squared radii
+_DARK = 0.75, 0.35  # how dark the rim is, and up to which depth in radii
+_GLINT = 0.4, 0.008  # how bright it is, and how wide in squared radii
 _GROWTH, _CONTRAST = (0.4, 1.8), (0.65, 1.8)  # bounds of how much larger and stronger drops become
 _ROUNDS, _DAMPING = 7, 0.7  # of the search for both
 
@@ -142,9 +143,12 @@ class _Drops:
             row, column = centre_row + offset[:, None], centre_column + offset
             there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             pixel = (image * height + row) * width + column
-            place = (offset.to(like) / radius, offset[:, None] / (radius * _TALL))  # from the centre, in radii
+            place = offset.to(like) / radius, offset[:, None] / (radius * _TALL)  # from the centre, in radii
+            angle, turn = torch.atan2(place[1], place[0]), 1.7 * centre_row + 2.3 * centre_column  # as if at random
+            bent = 1 + _UNEVEN[0] * (2 * angle + turn).sin() + _UNEVEN[1] * (3 * angle + 1.6 * turn).sin()
             middle = ((2 * centre_column + 1) / width - 1, (2 * centre_row + 1) / height - 1)  # -1 to 1 in the image
-            numbers = [v.expand_as(pixel)[there] for v in (*place, *middle, torch.full_like(offset.to(like), radius))]
+            numbers = *(offsets * bent for offsets in place), *middle, torch.full_like(offset.to(like), radius)
+            numbers = [v.expand_as(pixel)[there] for v in numbers]
             parts.append((pixel[there], image.expand_as(pixel)[there], torch.stack(numbers, dim=1)))
         self.pixel, self.image, self.numbers = (torch.cat(values) for values in zip(*parts, strict=True))
         self.radius = self.numbers[:, 4]

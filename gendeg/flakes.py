@@ -17,12 +17,13 @@ from gendeg.borders import around, convolved, mean_around
 
 _RADII = (2.3, 3.0, 4.3, 6.0, 8.5)  # pixels, to where a flake fades out
 _TALL = 1.25  # height of a flake in relation to its width: it falls during the exposure
-_HALF = 14  # of the window in which a flake is drawn, in pixels
+_HALF = 17  # of the window in which a flake is drawn, in pixels
 _DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, and as it is drawn
 _VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
 _SHRINK = 0.85  # exponent by which a flake that is thinner than is typical is drawn smaller instead
 _DRAWN = tuple(1.3 * 1.25**i for i in range(10))  # the radii that come of it, in pixels
-_KINDS, _LUMPS, _THICK = 6, 3, 1.5  # of flakes as they are drawn: each is of so many lumps, of that optical depth
+_ASTRAY = 4.0  # pixels by which flakes of a kind lie beside where they were found: else their distances are all alike
+_KINDS, _LUMPS, _THICK = 8, 3, 1.5  # of flakes as they are drawn: each is of so many lumps, of that optical depth
 _FINE = 4  # steps in a pixel: the smallest flakes are about as large
 _SOFT = 12.0  # pixels of radius, by which flakes are out of focus: their profile's exponent is one more
 _ROUNDS, _ROUNDS_AGAIN = 20, 15  # of the fit, with flakes everywhere, and with those that are left
@@ -91,7 +92,7 @@ def _drawn(flakes: torch.Tensor) -> torch.Tensor:
     drawn, radii = torch.tensor(_DRAWN), torch.arange(len(_DRAWN), device=flakes.device)
     size = torch.bucketize(radius, (drawn[1:] * drawn[:-1]).sqrt().to(flakes))
     row, column = (torch.arange(side, device=flakes.device) for side in flakes.shape[2:])
-    kind = (7 * row[:, None] + 3 * column) % _KINDS  # neighbours differ
+    kind = (5 * row[:, None] + 3 * column) % _KINDS  # neighbours differ
     return sum(
         _spread(((kind == k) * flakes)[:, :, None].mul(size[:, :, None] == radii[:, None, None]).sum(1), shapes)
         for k, shapes in enumerate(_lumps().to(flakes))
@@ -110,13 +111,13 @@ def _domes(exponent: float) -> torch.Tensor:
 def _lumps() -> torch.Tensor:
     """Flakes [kinds, sizes, K, K] of several lumps each, always the same ones, of the sum one."""
     generator = torch.Generator().manual_seed(0)
-    many = (3, _KINDS, _LUMPS, 1, 1, 1)
-    turn, far, share = torch.rand(many, generator=generator).unbind(0)
+    turn, far, share, down, right = torch.rand((5, _KINDS, _LUMPS, 1, 1, 1), generator=generator).unbind(0)
     angle = 2 * math.pi * (torch.arange(_LUMPS)[:, None, None, None] + 0.6 * turn) / _LUMPS
     radius = torch.tensor(_DRAWN)[:, None, None]
-    far, size = (0.3 + 0.25 * far) * radius, (0.5 + 0.35 * share) * radius
+    far, size = (0.1 + 0.3 * far) * radius, (0.6 + 0.3 * share) * radius
+    row, column = (_ASTRAY * (2 * v[:, :1] - 1) for v in (down, right))
     offset = (torch.arange(_FINE * (2 * _HALF + 1)) + 0.5) / _FINE - _HALF - 0.5
-    distance = torch.hypot(offset[:, None] - far * angle.sin(), offset - far * angle.cos())
+    distance = torch.hypot(offset[:, None] - far * angle.sin() - row, offset - far * angle.cos() - column)
     lumps = (1 - (distance / size).square()).clamp(min=0) ** (_CRISP + radius / _SOFT)
     flakes = F.avg_pool2d(1 - torch.exp(-_THICK * lumps.sum(1)), _FINE)
     return flakes / flakes.sum((2, 3), keepdim=True)

@@ -28,8 +28,8 @@ def likeness(first, second):
 
 
 def test_flakes_stay_where_they_are(snow):
-    """Not their shape, which is drawn anew."""
-    assert likeness(mean_around(drawn_in_flakes(snow), 3), mean_around(snow, 3)) > 0.9
+    """Within a few pixels; their shape is drawn anew."""
+    assert likeness(mean_around(drawn_in_flakes(snow), 6), mean_around(snow, 6)) > 0.9
 
 
 def test_ragged_flakes_become_smooth(snow):
@@ -39,7 +39,7 @@ def test_ragged_flakes_become_smooth(snow):
     ragged = snow * (torch.rand(snow.shape, generator=torch.Generator().manual_seed(1)) > 0.4)
     drawn = drawn_in_flakes(ragged)
     assert roughness(drawn) < 0.6 * roughness(ragged)
-    assert likeness(mean_around(drawn, 3), mean_around(snow, 3)) > 0.9
+    assert likeness(mean_around(drawn, 6), mean_around(snow, 6)) > 0.9
 
 
 def test_there_is_as_much_snow_as_before(snow):
