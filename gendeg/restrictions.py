@@ -2,11 +2,11 @@
 
 Snow and rain lay white light over a scene and darken nothing; and rain falls straight, all of it one way. Haze lays
 grey over it, which may be brighter or darker than what it covers, and paler, but of the same hue. Water is clear: a
-drop is brighter or darker than what it covers, and has most of its colour. Motion blur only moves light along a path
-(`gendeg.motion`), and low light dims it smoothly. A small generator keeps to none of that: it makes bluish clumps, dark
-specks, confetti, pebbles, streaks like hair, crumbs at edges and grids in the dark. Simulated pairs do
-(`python -m training.evaluate restrictions`), but that streaks and paths are drawn thinner here, flakes
-(`gendeg.flakes`) and drops (`gendeg.drops`) rounder, and no noise is left in the dark.
+drop shows the scene, upside down (`gendeg.drops`). Motion blur only moves light along a path (`gendeg.motion`), and low
+light dims it smoothly. A small generator keeps to none of that: it makes bluish clumps, dark specks, confetti, pebbles,
+streaks like hair, crumbs at edges and grids in the dark. Simulated pairs do (`python -m training.evaluate
+restrictions`), but that streaks and paths are drawn thinner here, flakes (`gendeg.flakes`) and drops of other shape and
+light, and no noise is left in the dark.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def lay_drops(
     mu: Sequence[float | None] | None = None,
     sigma: Sequence[float | None] | None = None,
 ) -> torch.Tensor:
-    """The drops on `degraded`, drawn one by one (`gendeg.drops`), as bright as there, with the colours of `clean`.
+    """The drops on `degraded`, drawn one by one (`gendeg.drops`); what is seen of its light has the colours of `clean`.
 
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
