@@ -7,6 +7,7 @@ and clear, with the scene upside down in them. What has changed little everywher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -30,9 +31,12 @@ _FILL = 0.15  # weight of the latter
 _NEAR, _SURE = 12, 2e-3  # pixels within which mist is the same; variance from which on it is seen to lower contrast
 _LOOK, _VIEW = 0.35, 0.7  # how far off the middle a drop looks, of its own place; how much of the scene it shows
 _BLURRED = 10, 6  # pixels that are one in the view of small and of large drops
-_PLAIN = 2.0, 6.0  # radii up to which nothing is seen in a drop, and from which all; three times that: clearly
+_PLAIN = (
+    2.0,
+    6.0,
+)  # radii, as found, up to which nothing is seen in a drop, and from which all; three times that: clearly
 _CLEAR = 0.85  # share of what is seen in a drop that is the scene, not the generator's light
-_DARK = 0.75, 0.35  # how dark the rim is, and up to which depth in radii
+_DARK = 0.75, 0.35  # how dark the rim is, and up to which depth in radii, as found
 _GLINT = 0.4, 0.008  # how bright it is, and how wide in squared radii
 _GROWTH, _CONTRAST = (0.4, 1.8), (0.65, 1.8)  # bounds of how much larger and stronger drops become
 _ROUNDS, _DAMPING = 7, 0.7  # of the search for both
@@ -137,7 +141,7 @@ class _Drops:
         height, width = like.shape[2:]
         parts = []
         for radius, centres in zip(_RADII, places, strict=True):
-            reach = round(_GROWTH[1] * radius * _TALL + _WOBBLE)
+            reach = math.ceil((_GROWTH[1] * radius + (_WOBBLE + _RIM) / 2) * _TALL / (1 - sum(_UNEVEN)))
             offset = torch.arange(-reach, reach + 1, device=like.device)
             image, centre_row, centre_column = centres[:, :, None, None].unbind(1)
             row, column = centre_row + offset[:, None], centre_column + offset
@@ -147,6 +151,7 @@ class _Drops:
             angle, turn = torch.atan2(place[1], place[0]), 1.7 * centre_row + 2.3 * centre_column  # as if at random
             bent = 1 + _UNEVEN[0] * (2 * angle + turn).sin() + _UNEVEN[1] * (3 * angle + 1.6 * turn).sin()
             middle = ((2 * centre_column + 1) / width - 1, (2 * centre_row + 1) / height - 1)  # -1 to 1 in the image
+            # Place, x and y; middle, x and y; radius.
             numbers = *(offsets * bent for offsets in place), *middle, torch.full_like(offset.to(like), radius)
             numbers = [v.expand_as(pixel)[there] for v in numbers]
             parts.append((pixel[there], image.expand_as(pixel)[there], torch.stack(numbers, dim=1)))

@@ -20,7 +20,7 @@ _TALL = 1.25  # height of a flake in relation to its width: it falls during the 
 _HALF = 17  # of the window in which a flake is drawn, in pixels
 _DOME, _CRISP = 1.0, 0.7  # exponent of a flake's profile, as it is looked for, and as it is drawn
 _VEIL = 4, 12  # pixels: no veil is denser than its thinnest place so near; and how smooth it is
-_SHRINK = 0.85  # exponent by which a flake that is thinner than is typical is drawn smaller instead
+_SHRINK = 0.85  # exponent by which a flake is drawn smaller if it is thinner than is typical, and larger if thicker
 _DRAWN = tuple(1.3 * 1.25**i for i in range(10))  # the radii that come of it, in pixels
 _ASTRAY = 4.0  # pixels by which flakes of a kind lie beside where they were found: else their distances are all alike
 _KINDS, _LUMPS, _THICK = 8, 3, 1.5  # of flakes as they are drawn: each is of so many lumps, of that optical depth
@@ -44,7 +44,7 @@ def drawn_in_flakes(opacity: torch.Tensor) -> torch.Tensor:
     shapes = _domes(_DOME).to(opacity)
     flakes = _fitted(mean_around(snow, 2).expand(-1, len(_RADII), -1, -1) / len(_RADII), snow, shapes, _ROUNDS)
     flakes = _fitted(_apart(flakes), snow, shapes, _ROUNDS_AGAIN)
-    drawn = 1 - torch.exp(-veil - _drawn(flakes))
+    drawn = 1 - torch.exp(-veil - _drawn(flakes)[..., _HALF:-_HALF, _HALF:-_HALF])
     mean, deviation = _moments(opacity)
     for _ in range(4):  # opacity below 0 or above 1 is cut off, which moves both
         drawn_mean, drawn_deviation = _moments(drawn)
@@ -83,7 +83,10 @@ def _apart(flakes: torch.Tensor) -> torch.Tensor:
 
 
 def _drawn(flakes: torch.Tensor) -> torch.Tensor:
-    """Optical depth [B, 1, H, W] of flakes, the thinner ones smaller; faint ones look like noise and are left out."""
+    """Optical depth [B, 1, H, W] of flakes, the thinner ones smaller; faint ones look like noise and are left out.
+
+    It is `_HALF` pixels wider on each side: there is no mirrored snow, which would be astray the wrong way.
+    """
     depth = flakes * _domes(_CRISP).to(flakes).amax((1, 2))[:, None, None]
     typical = depth.square().sum((1, 2, 3), keepdim=True) / depth.sum((1, 2, 3), keepdim=True).clamp(min=_LEAST)
     share, most = _FAINT
@@ -91,8 +94,9 @@ def _drawn(flakes: torch.Tensor) -> torch.Tensor:
     radius = torch.tensor(_RADII).to(flakes)[:, None, None] * (depth / typical.clamp(min=_LEAST)) ** _SHRINK
     drawn, radii = torch.tensor(_DRAWN), torch.arange(len(_DRAWN), device=flakes.device)
     size = torch.bucketize(radius, (drawn[1:] * drawn[:-1]).sqrt().to(flakes))
+    flakes, size = (F.pad(image, [_HALF] * 4) for image in (flakes, size))
     row, column = (torch.arange(side, device=flakes.device) for side in flakes.shape[2:])
-    kind = (5 * row[:, None] + 3 * column) % _KINDS  # neighbours differ
+    kind = (row[:, None] + 3 * column) % _KINDS  # neighbours differ
     return sum(
         _spread(((kind == k) * flakes)[:, :, None].mul(size[:, :, None] == radii[:, None, None]).sum(1), shapes)
         for k, shapes in enumerate(_lumps().to(flakes))

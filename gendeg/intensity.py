@@ -175,7 +175,7 @@ def match_intensity(
         clean, degraded: [B, 3, H, W] in [0, 1].
         mu, sigma: asked, one each; None leaves it as it is.
         restrict: what results must obey: brings [B, 3, H, W] of (clean, degraded) back to that.
-        gentle: go less far: ghosts of the scene would show in blur, and what is bright would become dark in the dark.
+        gentle: go less far: the scene would show through blur and drops, and what is bright become dark in the dark.
 
     Returns:
         Degraded images like `degraded`.

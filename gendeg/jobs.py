@@ -75,14 +75,18 @@ class Models:
         """
         return self._job(_sweep, request, model)
 
-    def prepare(self, model: str | None = None) -> None:
+    def prepare(self, model: str | None = None, unless_loaded: bool = False) -> None:
         """Load a model now, so that its first job need not wait; with ZeroGPU only before the app is served.
+
+        Args:
+            unless_loaded: if any is in memory by then, leave it there.
 
         Raises:
             ValueError: if it cannot be loaded.
         """
         with self._running:
-            self._load(model)
+            if self._pipeline is None or not unless_loaded:
+                self._load(model)
 
     def loaded(self, model: str | None = None) -> bool:
         """Whether a model is in memory; None: any.
@@ -102,11 +106,10 @@ class Models:
             self._pipeline = None
             release_memory()
             try:
-                self._pipeline = load_pipeline(source)
+                self._source, self._pipeline = source, load_pipeline(source)
             except Exception as error:  # whatever the libraries raise on a broken folder
                 logging.warning("The model %s could not be loaded.", source, exc_info=True)
                 raise ValueError(f"The model {model or str(source)!r} could not be loaded. {error}") from error
-            self._source = source
         return self._pipeline
 
 

@@ -269,7 +269,7 @@ class GenDegPipeline(DiffusionPipeline):
             rule, seeks = RESTRICTIONS[restriction], matching and restriction in SEEK_INTENSITY
             if restriction in OVER_PHOTOGRAPH:
                 degraded = rule(clean, degraded, over=photo, **({"mu": mus, "sigma": sigmas} if seeks else {}))
-                clean, rule = photo, None  # a tone curve leaves white and drops as they are, the rest if it is gentle
+                clean, rule = photo, None  # a tone curve leaves white as it is, the rest if it is gentle
             else:
                 degraded = rule(clean, degraded)
         if matching:

@@ -159,15 +159,15 @@ def settings_of_degradation(model: str | None, degradation: str, preset: str) ->
     return steps, scale
 
 
-def prepare_model(models: Models, model: str | None) -> None:
+def prepare_model(models: Models, model: str | None, unless_loaded: bool = False) -> None:
     """Begin to load a model, when the jobs before are done. Jobs wait for it; the next one says what is wrong with it.
 
-    Not a job in the queue: whoever generates meanwhile would wait for a turn that is not theirs.
+    Not a job in the queue: whoever generates meanwhile would wait for a turn that is not theirs. See `Models.prepare`.
     """
 
     def load() -> None:
-        with suppress(ValueError):  # it is in the log
-            models.prepare(model)
+        with suppress(ValueError):
+            models.prepare(model, unless_loaded)
 
     threading.Thread(target=load, daemon=True).start()
 
@@ -538,8 +538,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         describe_button.click(describe_clicked, photo, [caption, status], **slow)
 
     def page_opened(chosen: str | None) -> None:
-        if not models.loaded():  # else another visitor's choice would be thrown out
-            prepare_model(models, chosen)
+        prepare_model(models, chosen, unless_loaded=True)  # else another visitor's choice would be thrown out
 
     def model_chosen(chosen: str | None) -> None:
         prepare_model(models, chosen)

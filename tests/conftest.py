@@ -11,7 +11,7 @@ import skimage.data
 import torch
 import yaml
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
-from hypothesis import register_random
+from hypothesis import register_random, settings
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -43,6 +43,8 @@ class _TorchRandom:
 
 _torch_random = _TorchRandom()  # Hypothesis does not keep it
 register_random(_torch_random)
+settings.register_profile("gendeg", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("gendeg")
 RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
 
 

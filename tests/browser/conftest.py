@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -27,8 +28,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
     report = yield
     if report.when == "call" and report.failed and "browser" in item.funcargs:
         for page in (page for context in item.funcargs["browser"].contexts for page in context.pages):
-            said = [message.text for message in page.console_messages()] + [str(e) for e in page.page_errors()]
-            report.sections.append((f"Page {page.url}", "\n".join([page.inner_text("body"), "Console:", *said])))
+            with suppress(Error):  # of a page that is gone
+                said = [message.text for message in page.console_messages()] + [str(e) for e in page.page_errors()]
+                shown = page.inner_text("body", timeout=5_000)
+                report.sections.append((f"Page {page.url}", "\n".join([shown, "Console:", *said])))
     return report
 
 

@@ -134,13 +134,12 @@ def test_another_model_brings_its_settings(
     expect(page.locator("#structure-correction")).to_be_visible()
 
 
-def test_describe(browser: Browser, tiny_pipeline_folder: Path, tmp_path: Path, page: Page) -> None:
+def test_describe(tiny_pipeline_folder: Path, tmp_path: Path, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(page.locator("#describe")).to_have_count(0)  # in the app without a captioning model
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
-        patch.setenv("GENDEG_CAPTIONS", tiny_blip2(tmp_path))
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-        demo = app.build()
+    monkeypatch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+    monkeypatch.setenv("GENDEG_CAPTIONS", tiny_blip2(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    demo = app.build()
     _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
     try:
         page.goto(url)

@@ -29,7 +29,7 @@ def likeness(first, second):
 
 def test_flakes_stay_where_they_are(snow):
     """Within a few pixels; their shape is drawn anew."""
-    assert likeness(mean_around(drawn_in_flakes(snow), 6), mean_around(snow, 6)) > 0.9
+    assert likeness(mean_around(drawn_in_flakes(snow), 6), mean_around(snow, 6)) > 0.85
 
 
 def test_ragged_flakes_become_smooth(snow):
@@ -39,7 +39,7 @@ def test_ragged_flakes_become_smooth(snow):
     ragged = snow * (torch.rand(snow.shape, generator=torch.Generator().manual_seed(1)) > 0.4)
     drawn = drawn_in_flakes(ragged)
     assert roughness(drawn) < 0.6 * roughness(ragged)
-    assert likeness(mean_around(drawn, 6), mean_around(snow, 6)) > 0.9
+    assert likeness(mean_around(drawn, 6), mean_around(snow, 6)) > 0.85
 
 
 def test_there_is_as_much_snow_as_before(snow):
@@ -76,7 +76,18 @@ def test_small_flakes_stay_beside_large_ones():
     assert sum(there) > 0.9 * len(there)
 
 
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("row", [2, 5, 64, 125])
+def test_a_flake_at_the_border_is_drawn_once(row):
+    pixel = torch.arange(128.0)
+    for column in range(40, 48):  # of every kind
+        square = ((pixel[:, None] - row) ** 2 + (pixel - column) ** 2) / 4.5**2
+        opacity = 1 - torch.exp(-2 * (1 - square).clamp(min=0))
+        drawn = drawn_in_flakes(opacity[None, None])[0, 0]
+        covered = (drawn > 0.2).nonzero()
+        assert len(covered) and float((covered.amax(0) - covered.amin(0)).max()) < 16
+
+
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_any_opacity_gives_an_opacity(height, width, seed):
     opacity = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(seed)).round(decimals=1)

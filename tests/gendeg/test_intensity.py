@@ -160,7 +160,7 @@ def _pair(seed, mu):
 @given(
     st.integers(0, 100), st.floats(0.02, 0.15), st.floats(0.8, 1.25), st.floats(0.85, 1.2), st.booleans(), st.booleans()
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_matching_brings_images_nearer_to_what_was_asked(seed, strength, more_mu, more_sigma, has_mu, has_sigma):
     clean, degraded = _pair(seed, strength)
     before = [float(v) for v in intensity(clean, degraded)]

@@ -115,11 +115,18 @@ def test_another_model_waits_for_the_running_job(models_folder):
 
 def test_a_model_is_loaded_beside_other_work(models_folder):
     models = Models()
-    prepare_model(models, "models/none")  # its first job says what is wrong with it
-    prepare_model(models, "models/paper")
-    while not models.loaded("models/paper"):
+    with models._running:  # as a job does
+        prepare_model(models, "models/paper")
+        prepare_model(models, "models/bridge", unless_loaded=True)
+        assert not models.loaded()
+    deadline = time.monotonic() + 60
+    while not models.loaded() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert models.loaded() and not models.loaded("models/bridge")
+    prepare_model(models, "models/none")  # its first job says what is wrong with it
+    models.prepare("models/paper", unless_loaded=False)
+    prepare_model(models, "models/bridge", unless_loaded=True)
+    models.prepare("models/bridge", unless_loaded=True)
+    assert models.loaded("models/paper") and not models.loaded("models/bridge")
 
 
 def test_a_preset_holds_for_its_request(tiny_paper_folder):

@@ -58,7 +58,7 @@ def test_each_image_of_a_batch_has_its_own_path_and_mu(pair):
     torch.testing.assert_close(together[1:], move_light(photos[1:], blurred[1:], mu=[0.03]), atol=1e-3, rtol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
 def test_any_images_give_an_image(height, width, seed):
     generator = torch.Generator().manual_seed(seed)
