@@ -31,10 +31,7 @@ _FILL = 0.15  # weight of the latter
 _NEAR, _SURE = 12, 2e-3  # pixels within which mist is the same; variance from which on it is seen to lower contrast
 _LOOK, _VIEW = 0.35, 0.7  # how far off the middle a drop looks, of its own place; how much of the scene it shows
 _BLURRED = 10, 6  # pixels that are one in the view of small and of large drops
-_PLAIN = (
-    2.0,
-    6.0,
-)  # radii, as found, up to which nothing is seen in a drop, and from which all; three times that: clearly
+_PLAIN = 2.0, 6.0  # radii, as found, up to which there is no view, and from which there is; three times that: clear
 _CLEAR = 0.85  # share of what is seen in a drop that is the scene, not the generator's light
 _DARK = 0.75, 0.35  # how dark the rim is, and up to which depth in radii, as found
 _GLINT = 0.4, 0.008  # how bright it is, and how wide in squared radii
