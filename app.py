@@ -9,6 +9,8 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from runtime.errors import UserError
+
 with suppress(ImportError):
     import spaces  # noqa: F401  before torch, whose CUDA functions it replaces on a Space with ZeroGPU
 
@@ -18,7 +20,7 @@ from gendeg.jobs import Models
 from gendeg.tab import CSS, degrade_tab
 from restorers.tab import CSS as RESTORE_CSS
 from restorers.tab import restore_tab
-from restorers.zero_gpu import zero_gpu
+from runtime.zero_gpu import zero_gpu
 
 ABOUT = """# GenDeg
 Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for,
@@ -33,7 +35,7 @@ def build() -> gr.Blocks:
     if zero_gpu():  # what is loaded before the page is served, every call finds on its GPU
         try:
             models.prepare()
-        except ValueError as error:
+        except UserError as error:
             logging.warning("%s", error)
     with gr.Blocks(title="GenDeg", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         gr.Markdown(ABOUT, elem_id="title")

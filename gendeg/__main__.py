@@ -19,6 +19,7 @@ from gendeg.checkpoints import PRESETS, load_pipeline
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.prior import IntensityPrior
 from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, degrade, read_request
+from runtime.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _save(result.degraded, args.output)
         if args.clean_output:
             _save(result.clean, args.clean_output)
-    except ValueError as error:
+    except UserError as error:
         print(f"gendeg: {error}", file=sys.stderr)
         return 2
     print(f"asked    mu {request.mu:.4f}  sigma {request.sigma:.4f}")
@@ -79,11 +80,11 @@ def _check_outputs(photo: Path, outputs: list[Path]) -> None:
     taken = [photo.resolve()]
     for output in outputs:
         if output.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"{output} must end in one of {', '.join(SUFFIXES)}.")
+            raise UserError(f"{output} must end in one of {', '.join(SUFFIXES)}.")
         if not output.parent.is_dir():
-            raise ValueError(f"There is no folder {output.parent}.")
+            raise UserError(f"There is no folder {output.parent}.")
         if output.resolve() in taken or (output.exists() and photo.exists() and output.samefile(photo)):
-            raise ValueError(f"{output} would overwrite another image of this command. Choose another name.")
+            raise UserError(f"{output} would overwrite another image of this command. Choose another name.")
         taken.append(output.resolve())
 
 
@@ -91,7 +92,7 @@ def _save(image: Image.Image, path: Path) -> None:
     try:
         image.save(path, quality=95)  # formats without loss ignore the quality
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from gendeg.images import to_rgb
+from runtime.errors import UserError
+from runtime.images import to_rgb
 
 MODEL = "Salesforce/blip2-opt-2.7b"
 _MAX_TOKENS = 30  # of a caption; they end by themselves after about ten
@@ -64,7 +65,7 @@ class Captioner:
         """One sentence for each image of any size and mode.
 
         Raises:
-            ValueError: if the model is not available, or is no BLIP-2 model.
+            UserError: if the model is not available, or is no BLIP-2 model.
         """
         if not images:
             return []
@@ -85,11 +86,11 @@ class Captioner:
                     processor = Blip2Processor.from_pretrained(self.model)
                     network = Blip2ForConditionalGeneration.from_pretrained(self.model, dtype=self.dtype)
             except Exception as error:  # the libraries raise almost anything on damaged files, and without a network
-                raise ValueError(
+                raise UserError(
                     f"The captioning model {self.model!r} is not available: no readable folder, and not to be had from "
                     f"the Hub. Where there is a network, `hf download {self.model}` fetches it once."
                 ) from error
             if kind != "blip-2":
-                raise ValueError(f"{self.model!r} is no BLIP-2 model but a {kind}.")
+                raise UserError(f"{self.model!r} is no BLIP-2 model but a {kind}.")
             self._loaded = processor, network.to(self.device).eval()
         return self._loaded

@@ -23,13 +23,14 @@ from huggingface_hub.errors import HFValidationError
 
 import gendeg.codec
 import gendeg.scheduler
-from gendeg.memory import free_memory, network_sizes, plan_memory, release_memory
+from gendeg.memory import network_sizes, plan_memory
 from gendeg.pipeline import GenDegPipeline
-from restorers.registry import MODELS
-from restorers.restore import is_out_of_memory
-from restorers.zero_gpu import zero_gpu
+from runtime.errors import UserError
+from runtime.memory import free_memory, is_out_of_memory, release_memory
+from runtime.paths import ASSETS, MODELS
+from runtime.zero_gpu import zero_gpu
 
-BUNDLED = Path(__file__).resolve().parents[1] / "assets" / "checkpoints"
+BUNDLED = ASSETS / "checkpoints"
 # The package imports this module: python -m would warn that it runs it a second time.
 warnings.filterwarnings("ignore", "'gendeg.checkpoints' found in sys.modules", RuntimeWarning)
 
@@ -95,15 +96,15 @@ def read_settings(source: str | Path) -> Settings:
     """The settings of a generator that `load_pipeline` takes; its weights are not read.
 
     Raises:
-        ValueError: if there is no such generator.
+        UserError: if there is no such generator.
     """
     source = _find(source)
     try:
         config = GenDegPipeline.load_config(source)
     except (OSError, HFValidationError, ValueError) as error:
-        raise ValueError(_unknown(source)) from error
+        raise UserError(_unknown(source)) from error
     if config.get("_class_name") != GenDegPipeline.__name__:
-        raise ValueError(f"{source} is not a GenDeg pipeline but a {config.get('_class_name')}.")
+        raise UserError(f"{source} is not a GenDeg pipeline but a {config.get('_class_name')}.")
     names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "resolution")
     defaults = inspect.signature(GenDegPipeline.__init__).parameters
     bridge = gendeg.scheduler.BridgeScheduler.__name__ in config.get("scheduler", ())
@@ -139,7 +140,7 @@ def load_pipeline(
             size of image, and speeds up all others. GENDEG_COMPILE (0 or 1); else not.
 
     Raises:
-        ValueError: if there is no such model, it is not a GenDeg pipeline or has no such preset, there is not enough
+        UserError: if there is no such model, it is not a GenDeg pipeline or has no such preset, there is not enough
             memory, or the options are not possible here.
     """
     device = _device(device or os.environ.get("GENDEG_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -147,12 +148,12 @@ def load_pipeline(
     offload = _switch("GENDEG_OFFLOAD") if offload is None else offload
     compile = _switch("GENDEG_COMPILE") if compile is None else compile
     if device.type != "cuda" and (offload or compile):
-        raise ValueError(f"Offload and compile are for a CUDA GPU; the model is to run on: {device.type}.")
+        raise UserError(f"Offload and compile are for a CUDA GPU; the model is to run on: {device.type}.")
     if offload and compile:
-        raise ValueError("A compiled model cannot be offloaded. Choose one of both.")
+        raise UserError("A compiled model cannot be offloaded. Choose one of both.")
     source = _find(name_or_path)
     if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
-        raise ValueError(f"{source} is not a GenDeg pipeline: it holds no model_index.json.")
+        raise UserError(f"{source} is not a GenDeg pipeline: it holds no model_index.json.")
     read_settings(source)
     pipeline, failed = None, False
     try:
@@ -176,7 +177,7 @@ def load_pipeline(
         del pipeline
         release_memory()
         advice = ", or set GENDEG_OFFLOAD=1" if device.type == "cuda" and not offload else ""
-        raise ValueError(
+        raise UserError(
             f"There is not enough memory on {device} for the model {str(name_or_path)!r}. End other programs that use "
             f"it{advice}."
         )
@@ -192,10 +193,10 @@ def _from_pretrained(source: str | Path, dtype: torch.dtype) -> GenDegPipeline:
         if is_out_of_memory(error):
             raise
         if Path(source).is_dir():
-            raise ValueError(
+            raise UserError(
                 f"The folder {Path(source).name} lacks files of a generator, or they are damaged."
             ) from error
-        raise ValueError(_unknown(source)) from error
+        raise UserError(_unknown(source)) from error
 
 
 def channels_last(pipeline: GenDegPipeline) -> None:
@@ -228,29 +229,29 @@ def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(
+        raise UserError(
             f"There is no kind of device {name!r}. Choose cpu, cuda, or cuda:1 for the second GPU."
         ) from None
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device.type not in ("cpu", "cuda") and (here is None or here.type != device.type):
-        raise ValueError(f"There is no device of the kind {device.type!r} here. Choose cpu.")
+        raise UserError(f"There is no device of the kind {device.type!r} here. Choose cpu.")
     missing = device.type == "cuda" and not torch.cuda.is_available()
     if missing or (device.type == "cuda" and device.index and device.index >= torch.cuda.device_count()):
-        raise ValueError(f"There is no CUDA device {str(name)!r} here. Without one, choose cpu.")
+        raise UserError(f"There is no CUDA device {str(name)!r} here. Without one, choose cpu.")
     return device
 
 
 def _dtype() -> torch.dtype | None:
     name = os.environ.get("GENDEG_DTYPE")
     if name and name not in ("float16", "bfloat16", "float32"):
-        raise ValueError(f"GENDEG_DTYPE must be float16, bfloat16 or float32, not {name}.")
+        raise UserError(f"GENDEG_DTYPE must be float16, bfloat16 or float32, not {name}.")
     return getattr(torch, name) if name else None
 
 
 def _switch(variable: str) -> bool | None:
     value = os.environ.get(variable)
     if value and value not in ("0", "1"):
-        raise ValueError(f"{variable} must be 0 or 1, not {value}.")
+        raise UserError(f"{variable} must be 0 or 1, not {value}.")
     return value == "1" if value else None
 
 
@@ -262,12 +263,12 @@ def apply_preset(pipeline: GenDegPipeline, name: str) -> None:
             three evaluations of the network, for guidance.
 
     Raises:
-        ValueError: if there is no such preset, or the pipeline samples by a bridge, which has no use for one.
+        UserError: if there is no such preset, or the pipeline samples by a bridge, which has no use for one.
     """
     if name not in PRESETS:
-        raise ValueError(f"There is no preset {name!r}. Choose one of: {', '.join(PRESETS)}.")
+        raise UserError(f"There is no preset {name!r}. Choose one of: {', '.join(PRESETS)}.")
     if isinstance(pipeline.scheduler, gendeg.scheduler.BridgeScheduler):
-        raise ValueError(
+        raise UserError(
             f"The preset {name!r} is for generators that start from noise; this one starts from the photograph, and "
             f"has only a number of steps to choose."
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from runtime.errors import UserError
+
 
 @dataclass(frozen=True)
 class Degradation:
@@ -133,7 +135,7 @@ def get_degradation(name: str) -> Degradation:
     """Look a degradation up by name, label or the usual spellings ("low-light", "Motion Blur").
 
     Raises:
-        ValueError: for an unknown name; the message lists the known ones.
+        UserError: for an unknown name; the message lists the known ones.
     """
     key = str(name).strip().lower().replace("-", "_").replace(" ", "_")
     if key in DEGRADATIONS:
@@ -141,4 +143,4 @@ def get_degradation(name: str) -> Degradation:
     for degradation in DEGRADATIONS.values():
         if key == degradation.label.lower().replace(" ", "_"):
             return degradation
-    raise ValueError(f"Unknown degradation {name!r}. Choose one of: {', '.join(DEGRADATIONS)}.")
+    raise UserError(f"Unknown degradation {name!r}. Choose one of: {', '.join(DEGRADATIONS)}.")

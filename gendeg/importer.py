@@ -40,7 +40,8 @@ from gendeg.checkpoints import apply_preset
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline
 from gendeg.structure_correction import StructureCorrection
-from restorers.checkpoint_files import read_state_dict
+from runtime.errors import UserError
+from runtime.weights import read_state_dict
 
 TOKENIZER = "openai/clip-vit-large-patch14"
 State = dict[str, torch.Tensor]
@@ -115,7 +116,7 @@ def import_checkpoint(
         sizes: arguments of UNet2DConditionModel, AutoencoderKL and CLIPTextConfig, by component.
 
     Raises:
-        ValueError: for a file that is missing, damaged, would run code or holds other weights; the message says which.
+        UserError: for a file that is missing, damaged, would run code or holds other weights; the message says which.
     """
     text_config = CLIPTextConfig(**sizes["text_encoder"])
     words = _read_tokenizer(tokenizer, text_config)
@@ -125,8 +126,8 @@ def import_checkpoint(
         weights = _read(file)
         try:
             correction = StructureCorrection.from_state_dict(weights)
-        except ValueError as error:
-            raise ValueError(f"{file.name}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{file.name}: {error}") from error
     with init_empty_weights():
         networks: dict[str, nn.Module] = {
             "unet": UNet2DConditionModel(**sizes["unet"]),
@@ -150,7 +151,7 @@ def save_imported(pipeline: GenDegPipeline, output: Path) -> None:
     """Write the pipeline as a folder, which appears when it is complete; an empty one may be there already.
 
     Raises:
-        ValueError: if it cannot be written; the message says why.
+        UserError: if it cannot be written; the message says why.
     """
     part = output.with_name(f".{output.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -160,7 +161,7 @@ def save_imported(pipeline: GenDegPipeline, output: Path) -> None:
             output.rmdir()
         os.replace(part, output)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{output} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
+        raise UserError(f"{output} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -180,12 +181,12 @@ def _read_tokenizer(source: str | Path, text: CLIPTextConfig) -> CLIPTokenizer:
             raise FileNotFoundError(f"{folder} holds no tokenizer")
         tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=text.max_position_embeddings)
     except Exception as error:  # the libraries raise almost anything on damaged files, and without a network
-        raise ValueError(
+        raise UserError(
             f"The tokenizer {str(source)!r} cannot be read. Name a folder that holds CLIP's vocab.json and merges.txt: "
             f"--tokenizer FOLDER."
         ) from error
     if len(tokenizer) != text.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"The tokenizer {str(source)!r} knows {len(tokenizer)} tokens, the text encoder {text.vocab_size}."
         )
     return tokenizer
@@ -195,7 +196,7 @@ def _fill(networks: Mapping[str, nn.Module], file: Path) -> None:
     """Give the networks the weights of the generator's file; tensors stay on disk until they are needed.
 
     Raises:
-        ValueError: if names or shapes are not exactly those of the networks.
+        UserError: if names or shapes are not exactly those of the networks.
     """
     state = _read(file)
     missing: list[str] = []
@@ -226,7 +227,7 @@ def _fill(networks: Mapping[str, nn.Module], file: Path) -> None:
     complaints = (("missing", missing), ("unknown", surplus), ("of another size", misshapen))
     if missing or surplus or misshapen:
         lists = "; ".join(f"{title}: {_shortened(names)}" for title, names in complaints if names)
-        raise ValueError(f"{file.name} does not hold the generator. {lists[0].upper()}{lists[1:]}.")
+        raise UserError(f"{file.name} does not hold the generator. {lists[0].upper()}{lists[1:]}.")
 
 
 def _read(file: Path) -> State:
@@ -235,7 +236,7 @@ def _read(file: Path) -> State:
         content = read_state_dict(file)
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
-        raise ValueError(f"{file.name} holds no weights: its state_dict is a {type(state).__name__}.")
+        raise UserError(f"{file.name} holds no weights: its state_dict is a {type(state).__name__}.")
     return {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
 
 
@@ -290,7 +291,7 @@ def main(arguments: list[str] | None = None) -> int:
         library.utils.logging.set_verbosity_error()
     try:
         if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):
-            raise ValueError(f"{args.output} is there already. Choose a new folder.")
+            raise UserError(f"{args.output} is there already. Choose a new folder.")
         if args.push_to_hub:
             check_repository(args.push_to_hub)
         args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -304,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
                 upload = f"hf upload {args.push_to_hub} {args.output}"
                 print(f"import: Stopped; {args.output} is complete. To upload it: {upload}", file=sys.stderr)
                 return 130
-    except ValueError as error:
+    except UserError as error:
         print(f"import: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # of the output's parents; all else is answered where it happens
@@ -334,19 +335,19 @@ def check_repository(name: str) -> None:
     """Complain before long work about what cannot be the name of a Hub repository.
 
     Raises:
-        ValueError: unless it is owner/name, or a name alone.
+        UserError: unless it is owner/name, or a name alone.
     """
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ValueError(f"--push-to-hub: {name!r} is no name of a repository, owner/name.") from error
+        raise UserError(f"--push-to-hub: {name!r} is no name of a repository, owner/name.") from error
 
 
 def push_folder(folder: Path, repository: str) -> None:
     """Upload a pipeline folder to the Hub, and say so.
 
     Raises:
-        ValueError: if the Hub does not take it; the message says why, and how to try again.
+        UserError: if the Hub does not take it; the message says why, and how to try again.
     """
     api = HfApi()
     try:
@@ -354,7 +355,7 @@ def push_folder(folder: Path, repository: str) -> None:
         api.upload_folder(repo_id=repository, folder_path=folder)
     except Exception as error:  # which class a failed connection has depends on the version of the Hub's client
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise ValueError(
+        raise UserError(
             f"The pipeline is complete in {folder}, but the Hub did not take it: {reason}. "
             f"Log in with `hf auth login` and upload it with `hf upload {repository} {folder}`."
         ) from error

@@ -17,12 +17,12 @@ from PIL import Image
 from gendeg.captions import Captioner
 from gendeg.checkpoints import available_models, load_pipeline
 from gendeg.degradations import DEGRADATIONS
-from gendeg.images import open_image
-from gendeg.memory import release_memory
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import Request, Result, degrade, to_image
-from restorers.restore import is_out_of_memory
-from restorers.zero_gpu import on_gpu
+from runtime.errors import UserError
+from runtime.images import open_image
+from runtime.memory import is_out_of_memory, release_memory
+from runtime.zero_gpu import on_gpu
 
 SWEEP_COLUMNS = 5
 _PREVIEWS = 6  # at most, of one image: decoding takes time too
@@ -64,7 +64,7 @@ class Models:
             model: one of `available_models()`; None: the first.
 
         Raises:
-            ValueError: for a request that the model cannot answer, or a model that cannot be loaded.
+            UserError: for a request that the model cannot answer, or a model that cannot be loaded.
         """
         return self._job(_generate, request, model)
 
@@ -82,7 +82,7 @@ class Models:
             unless_loaded: if any is in memory by then, leave it there.
 
         Raises:
-            ValueError: if it cannot be loaded.
+            UserError: if it cannot be loaded.
         """
         with self._running:
             if self._pipeline is None or not unless_loaded:
@@ -92,7 +92,7 @@ class Models:
         """Whether a model is in memory; None: any.
 
         Raises:
-            ValueError: for a name that is not among `available_models()`.
+            UserError: for a name that is not among `available_models()`.
         """
         return self._pipeline is not None and (model is None or self._source == model_source(model))
 
@@ -109,7 +109,7 @@ class Models:
                 self._source, self._pipeline = source, load_pipeline(source)
             except Exception as error:  # whatever the libraries raise on a broken folder
                 logging.warning("The model %s could not be loaded.", source, exc_info=True)
-                raise ValueError(f"The model {model or str(source)!r} could not be loaded. {error}") from error
+                raise UserError(f"The model {model or str(source)!r} could not be loaded. {error}") from error
         return self._pipeline
 
 
@@ -119,12 +119,12 @@ def model_source(model: str | None) -> str | Path:
     Only these, never paths: whoever uses a served app must not make it open other files.
 
     Raises:
-        ValueError: for another name; the message lists those there are.
+        UserError: for another name; the message lists those there are.
     """
     models = available_models()
     name = next(iter(models)) if model is None else model
     if name not in models:
-        raise ValueError(f"There is no model {name!r}. Choose one of: {', '.join(models)}.")
+        raise UserError(f"There is no model {name!r}. Choose one of: {', '.join(models)}.")
     return models[name]
 
 
@@ -132,10 +132,10 @@ def describe(captioner: Captioner, photo: str | None) -> str:
     """A caption for an image file.
 
     Raises:
-        ValueError: if it cannot be read, or the captioning model is not available or too large.
+        UserError: if it cannot be read, or the captioning model is not available or too large.
     """
     if not photo:
-        raise ValueError("There is no photograph yet. Upload one or choose an example.")
+        raise UserError("There is no photograph yet. Upload one or choose an example.")
     image, caption = open_image(photo), None
     try:
         caption = captioner.caption([image])[0]
@@ -144,7 +144,7 @@ def describe(captioner: Captioner, photo: str | None) -> str:
             raise
     if caption is None:  # said here, where the error does not hold the memory any more
         release_memory()
-        raise ValueError("There is not enough memory for the captioning model. Describe the photograph in words.")
+        raise UserError("There is not enough memory for the captioning model. Describe the photograph in words.")
     return caption
 
 
@@ -203,11 +203,11 @@ def _in_background(running: threading.Lock, work: Callable[[Report], Any]) -> It
                 messages.put(work(report))
             except _Abandoned:
                 pass
-            except ValueError as error:
+            except UserError as error:
                 messages.put(error)
             except Exception as error:
                 logging.exception("A job failed.")
-                messages.put(ValueError(f"The model failed ({type(error).__name__}). The app's log says more."))
+                messages.put(UserError(f"The model failed ({type(error).__name__}). The app's log says more."))
 
     threading.Thread(target=run, daemon=True).start()
     try:
@@ -217,7 +217,7 @@ def _in_background(running: threading.Lock, work: Callable[[Report], Any]) -> It
                 message = messages.get(timeout=_HEARTBEAT)
             except Empty:
                 message = None
-            if isinstance(message, ValueError):
+            if isinstance(message, UserError):
                 raise message
             yield message
     finally:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 
-import psutil
-import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from restorers.restore import free_cuda_memory
+from runtime.memory import free_memory
 
 FLOATS_PER_PIXEL = 4096  # that the largest network at work, Stable Diffusion's decoder, holds at once
 TILE_PIXELS = 512 * 512  # what that decoder takes at once when it works in tiles
@@ -46,11 +43,6 @@ def plan_memory(device: str, free: int, weights: int, pixels: int, itemsize: int
     return MemoryPlan(offload=device == "cuda" and weights + least_work > free, tiling=pixels > tile)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a device."""
-    return free_cuda_memory(device) if device.type == "cuda" else psutil.virtual_memory().available
-
-
 def network_sizes(pipeline: DiffusionPipeline) -> list[int]:
     """Bytes of each network's weights."""
     networks = (part for part in pipeline.components.values() if isinstance(part, nn.Module))
@@ -74,10 +66,3 @@ def set_tiling(pipeline: DiffusionPipeline, pixels: int) -> None:
 def offloaded(pipeline: DiffusionPipeline) -> bool:
     """Whether the networks lie in main memory until they are needed."""
     return getattr(pipeline, "_offload_device", None) is not None
-
-
-def release_memory() -> None:
-    """Give back what nothing refers to any more. Pipelines hold circular references, which only gc resolves."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

@@ -21,11 +21,12 @@ from PIL import Image
 from torch import nn
 
 from gendeg.degradations import Degradation, get_degradation
-from gendeg.images import to_rgb
 from gendeg.intensity import IntensityProjection, degradation_map, intensity
 from gendeg.intensity import match_intensity as matched
 from gendeg.restrictions import OVER_PHOTOGRAPH, RESTRICTIONS, SEEK_INTENSITY
 from gendeg.structure_correction import StructureCorrection
+from runtime.errors import UserError
+from runtime.images import to_rgb
 
 ImageInput = Image.Image | np.ndarray | torch.Tensor
 MIN_SIDE = 32  # of an input image, in pixels
@@ -207,7 +208,7 @@ class GenDegPipeline(DiffusionPipeline):
                 raised in it ends the call.
 
         Raises:
-            ValueError: for input that cannot be worked on; the message says why.
+            UserError: for input that cannot be worked on; the message says why.
         """
         degradation = get_degradation(degradation)
         images = _to_tensors(image)
@@ -221,13 +222,13 @@ class GenDegPipeline(DiffusionPipeline):
         if num_inference_steps is None:
             num_inference_steps = own_value(self.config.num_inference_steps, degradation.name)
         if num_inference_steps < 1:
-            raise ValueError("The number of steps must be at least 1.")
+            raise UserError("The number of steps must be at least 1.")
         if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f'output_type must be "pil", "np" or "pt", not {output_type!r}.')
+            raise UserError(f'output_type must be "pil", "np" or "pt", not {output_type!r}.')
         correct = self._corrects(degradation, structure_correction)
         sizes = [self.working_size(*i.shape[1:], resolution) for i in images]
         if len(set(sizes)) > 1:
-            raise ValueError("Images of different aspect ratios cannot share a batch. Call once for each.")
+            raise UserError("Images of different aspect ratios cannot share a batch. Call once for each.")
         if guidance_scale is None:
             guidance_scale = own_value(self.config.guidance_scale, degradation.name)
         if temperature is None:
@@ -291,9 +292,9 @@ class GenDegPipeline(DiffusionPipeline):
 
     def _corrects(self, degradation: Degradation, asked: bool | str) -> bool:
         if asked not in (True, False, "auto"):
-            raise ValueError(f'structure_correction must be True, False or "auto", not {asked!r}.')
+            raise UserError(f'structure_correction must be True, False or "auto", not {asked!r}.')
         if asked is True and self.structure_correction is None:
-            raise ValueError("This model holds no structure correction module.")
+            raise UserError("This model holds no structure correction module.")
         if asked == "auto":
             return degradation.structure_correction and self.structure_correction is not None
         return asked
@@ -308,13 +309,13 @@ class GenDegPipeline(DiffusionPipeline):
         """Height and width at which an image is worked on and returned: short side `resolution`, long side bounded.
 
         Raises:
-            ValueError: for an image too small to work on.
+            UserError: for an image too small to work on.
         """
         if min(height, width) < MIN_SIDE:
-            raise ValueError(f"The image is {width} x {height} pixels; it must have at least {MIN_SIDE} on each side.")
+            raise UserError(f"The image is {width} x {height} pixels; it must have at least {MIN_SIDE} on each side.")
         resolution = resolution or self.config.resolution
         if resolution < self.size_multiple:
-            raise ValueError(f"The resolution must be at least {self.size_multiple} pixels.")
+            raise UserError(f"The resolution must be at least {self.size_multiple} pixels.")
         scale = min(resolution / min(height, width), max(self.config.max_side, resolution) / max(height, width))
         return max(8, round(height * scale)), max(8, round(width * scale))
 
@@ -427,7 +428,7 @@ def _to_tensors(image: ImageInput | Sequence[ImageInput]) -> list[torch.Tensor]:
     """Whatever holds images, as a list of float tensors [3, H, W] in [0, 1]."""
     if (isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4) or isinstance(image, (list, tuple)):
         if not len(image):
-            raise ValueError("There is no image.")
+            raise UserError("There is no image.")
         return [tensor for i in image for tensor in _to_tensors(i)]
     if isinstance(image, Image.Image):
         return [torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).float() / 255]
@@ -437,17 +438,17 @@ def _to_tensors(image: ImageInput | Sequence[ImageInput]) -> list[torch.Tensor]:
         if image.shape[2] == 1:
             image = image.repeat(3, axis=2)
         if image.shape[2] not in (3, 4):
-            raise ValueError(f"An image array must have the shape [H, W, 3], not {list(image.shape)}.")
+            raise UserError(f"An image array must have the shape [H, W, 3], not {list(image.shape)}.")
         scale = {"u1": 255, "u2": 65535}.get(image.dtype.str[1:], 1)
         return [_checked(torch.from_numpy(image[..., :3].astype(np.float32) / scale).permute(2, 0, 1))]
     if isinstance(image, torch.Tensor) and image.ndim == 3 and image.shape[0] == 3:
         return [_checked(image.float() / 255 if image.dtype == torch.uint8 else image.float())]
-    raise ValueError("The image must be a PIL image, an array [H, W, 3] or a tensor [3, H, W].")
+    raise UserError("The image must be a PIL image, an array [H, W, 3] or a tensor [3, H, W].")
 
 
 def _checked(image: torch.Tensor) -> torch.Tensor:
     if not bool(image.isfinite().all()) or image.min() < 0 or image.max() > 1:
-        raise ValueError("Image values must lie in [0, 1] (or 0 to 255 as uint8).")
+        raise UserError("Image values must lie in [0, 1] (or 0 to 255 as uint8).")
     return image
 
 
@@ -462,7 +463,7 @@ def _per_image(value: Any, count: int, name: str) -> list[Any]:
     several = isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim)
     values = list(value) if several else [value] * count
     if len(values) != count:
-        raise ValueError(f"There are {count} images but {len(values)} values of {name}.")
+        raise UserError(f"There are {count} images but {len(values)} values of {name}.")
     return values
 
 

@@ -23,8 +23,10 @@ import numpy as np
 
 from gendeg.degradations import get_degradation
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
+from runtime.errors import UserError
+from runtime.paths import ASSETS
 
-ASSET = Path(__file__).parents[1] / "assets" / "intensity_histograms.json"
+ASSET = ASSETS / "intensity_histograms.json"
 UNIFORM_EVERY = 20
 
 # How likely a source data set is beside the others, which all weigh 1: the most extreme ones are rare.
@@ -91,7 +93,7 @@ class IntensityPrior:
             uniform: draw mu and sigma uniformly and independently over `range(degradation)` instead.
 
         Raises:
-            ValueError: for an unknown degradation or data set.
+            UserError: for an unknown degradation or data set.
         """
         histograms = self._of(degradation)
         if dataset is None:
@@ -113,7 +115,7 @@ class IntensityPrior:
         A given value that no data set has is taken for the nearest one that some data set has.
 
         Raises:
-            ValueError: for an unknown degradation.
+            UserError: for an unknown degradation.
         """
         if mu is None and sigma is None:
             return self.sample(degradation, rng)[:2]
@@ -133,11 +135,11 @@ class IntensityPrior:
         """Draw `count` intensities, of which the 20th, 40th, ... (`uniform_every`; None: none) are uniform.
 
         Raises:
-            ValueError: for an unknown degradation or `uniform_every` below 1.
+            UserError: for an unknown degradation or `uniform_every` below 1.
         """
         get_degradation(degradation)
         if uniform_every is not None and uniform_every < 1:
-            raise ValueError(f"uniform_every must be at least 1, or None for no uniform samples; got {uniform_every}.")
+            raise UserError(f"uniform_every must be at least 1, or None for no uniform samples; got {uniform_every}.")
         return (
             self.sample(degradation, rng, uniform=uniform_every is not None and number % uniform_every == 0)
             for number in range(1, count + 1)
@@ -162,14 +164,14 @@ class IntensityPrior:
         """Probability of each mu bin, [128]: in one data set, or (None) as `sample` draws them.
 
         Raises:
-            ValueError: for an unknown degradation or data set.
+            UserError: for an unknown degradation or data set.
         """
         histograms = self._of(degradation)
         if dataset is None:
             return histograms.probabilities @ np.stack(list(histograms.mu.values()))
         if dataset not in histograms.mu:
             name = get_degradation(degradation).name
-            raise ValueError(f"Unknown data set {dataset!r} of {name}. Choose one of: {', '.join(histograms.mu)}.")
+            raise UserError(f"Unknown data set {dataset!r} of {name}. Choose one of: {', '.join(histograms.mu)}.")
         return histograms.mu[dataset]
 
     def sigma_given_mu(self, degradation: str) -> np.ndarray:

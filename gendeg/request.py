@@ -13,11 +13,12 @@ from PIL import Image
 
 from gendeg.checkpoints import preset_applied
 from gendeg.degradations import get_degradation
-from gendeg.images import open_image
 from gendeg.intensity import MU_MAX, SIGMA_MAX
-from gendeg.memory import offloaded, release_memory, set_tiling
+from gendeg.memory import offloaded, set_tiling
 from gendeg.pipeline import GenDegPipeline
-from restorers.restore import is_out_of_memory
+from runtime.errors import UserError
+from runtime.images import open_image
+from runtime.memory import is_out_of_memory, release_memory
 
 MAX_SEED = 2**32 - 1
 MAX_STEPS = 200
@@ -99,14 +100,14 @@ def read_request(
         structure_correction: "auto", "on" or "off".
 
     Raises:
-        ValueError: for anything that cannot be done; the message is a sentence to act on.
+        UserError: for anything that cannot be done; the message is a sentence to act on.
     """
     if not photo:
-        raise ValueError("There is no photograph yet. Upload one or choose an example.")
+        raise UserError("There is no photograph yet. Upload one or choose an example.")
     kind = get_degradation(degradation)
     choice = str(structure_correction or "auto").lower()
     if choice not in STRUCTURE_CORRECTION:
-        raise ValueError(f"Structure correction must be auto, on or off, not {structure_correction}.")
+        raise UserError(f"Structure correction must be auto, on or off, not {structure_correction}.")
     return Request(
         photo=open_image(photo),
         degradation=kind.name,
@@ -134,7 +135,7 @@ def degrade(
         callback: called after every step, see `GenDegPipeline.__call__`.
 
     Raises:
-        ValueError: for what the model cannot do, and if there is not enough memory.
+        UserError: for what the model cannot do, and if there is not enough memory.
     """
     first = requests[0]
     photo = _shrunk(first.photo)
@@ -163,7 +164,7 @@ def degrade(
             raise
     if output is None:  # said here, where the error does not hold the memory any more
         release_memory()
-        raise ValueError(_out_of_memory(pipeline, len(requests), width, height))
+        raise UserError(_out_of_memory(pipeline, len(requests), width, height))
     nothing = [None] * len(requests)
     correction = (output.uncorrected, output.corrected) if output.structure_correction else (nothing, nothing)
     images = (output.clean, output.images, output.degradation_maps, *correction)
@@ -209,7 +210,7 @@ def _number(name: str, value: Any, lowest: float, highest: float) -> float:
     except (TypeError, ValueError):
         number = float("nan")
     if not isfinite(number) or not lowest <= number <= highest:
-        raise ValueError(f"{name} must be a number from {lowest:g} to {highest:g}, not {value}.")
+        raise UserError(f"{name} must be a number from {lowest:g} to {highest:g}, not {value}.")
     return number
 
 
@@ -219,5 +220,5 @@ def _whole(name: str, value: Any, lowest: int, highest: int) -> int:
     except (TypeError, ValueError):
         number = float("nan")
     if not isfinite(number) or number != int(number) or not lowest <= number <= highest:
-        raise ValueError(f"{name} must be a whole number from {lowest} to {highest}, not {value}.")
+        raise UserError(f"{name} must be a whole number from {lowest} to {highest}, not {value}.")
     return int(number)

@@ -14,6 +14,7 @@ from diffusers.configuration_utils import register_to_config
 
 from restorers.architectures import network_from_state_dict
 from restorers.nafnet import NAFNet
+from runtime.errors import UserError
 
 
 class StructureCorrection(NAFNet, ModelMixin, ConfigMixin):
@@ -39,12 +40,12 @@ class StructureCorrection(NAFNet, ModelMixin, ConfigMixin):
         """Build the module these weights belong to; its sizes follow from their names and shapes.
 
         Raises:
-            ValueError: if they are not those of a NAFNet with six input and three output channels.
+            UserError: if they are not those of a NAFNet with six input and three output channels.
         """
         network = network_from_state_dict(state_dict)
         channels = (network.intro.in_channels, network.ending.out_channels) if isinstance(network, NAFNet) else None
         if channels != (6, 3):
-            raise ValueError(
+            raise UserError(
                 "These weights are no structure correction: that is a NAFNet with 6 input, 3 output channels."
             )
         sizes = {k: v for k, v in network.arguments.items() if k not in ("img_channel", "out_channel")}

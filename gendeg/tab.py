@@ -37,7 +37,8 @@ from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.pipeline import own_value
 from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, Request, Result, read_request
-from restorers.zero_gpu import on_gpu, zero_gpu
+from runtime.errors import UserError
+from runtime.zero_gpu import on_gpu, zero_gpu
 
 EXAMPLES = [
     Path(skimage.__file__).parent / "data" / name
@@ -125,7 +126,7 @@ def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
     """
     try:
         settings = read_settings(model_source(model))
-    except ValueError as error:
+    except UserError as error:
         return gr.update(value=failure(error), visible=True), *[SKIP] * 6
     return (
         gr.update(visible=False),
@@ -142,7 +143,7 @@ def preset_settings(model: str | None, degradation: str, preset: str) -> tuple[A
     """(steps, guidance scale, image guidance scale) of a preset, or the model's own for a degradation."""
     try:
         own = PRESETS[preset] if preset != OWN else read_settings(model_source(model))
-    except ValueError:
+    except UserError:
         return SKIP, SKIP, SKIP  # the notice says it already
     steps, scale = (own_value(value, degradation) for value in (own.num_inference_steps, own.guidance_scale))
     return steps, scale, own.image_guidance_scale
@@ -152,7 +153,7 @@ def settings_of_degradation(model: str | None, degradation: str, preset: str) ->
     """(steps, guidance scale), where the model has one for each degradation: they follow the one that was chosen."""
     try:
         own = read_settings(model_source(model))
-    except ValueError:
+    except UserError:
         return SKIP, SKIP
     values = (own.num_inference_steps, own.guidance_scale)
     steps, scale = (own_value(v, degradation) if preset == OWN and isinstance(v, dict) else SKIP for v in values)
@@ -166,7 +167,7 @@ def prepare_model(models: Models, model: str | None, unless_loaded: bool = False
     """
 
     def load() -> None:
-        with suppress(ValueError):
+        with suppress(UserError):
             models.prepare(model, unless_loaded)
 
     threading.Thread(target=load, daemon=True).start()
@@ -233,7 +234,7 @@ def run_generate(
                 )
             else:
                 yield (SKIP,) * 10
-    except ValueError as error:
+    except UserError as error:
         gr.Warning(escape(str(error)))
         yield failure(error), *[SKIP] * 9
 
@@ -260,7 +261,7 @@ def run_sweep(
                 yield f"Done: the sweep is below, seed {seed}.", gr.update(value=sweep_figure(event), visible=True)
             else:
                 yield SKIP if event is None else progress(event), SKIP
-    except ValueError as error:
+    except UserError as error:
         gr.Warning(escape(str(error)))
         yield failure(error), SKIP
 
@@ -274,7 +275,7 @@ def run_describe(caption_of: Callable[[str | None], str], photo: str | None) -> 
     """(scene caption, status) for the photograph."""
     try:
         return caption_of(photo), "Described. The scene caption is yours to change."
-    except ValueError as error:
+    except UserError as error:
         gr.Warning(escape(str(error)))
         return SKIP, failure(error)
 
@@ -319,7 +320,7 @@ def run_endpoint(
                 yield None, None, None, {"step": event.done, "steps": event.total}
             else:
                 yield (SKIP,) * 4
-    except ValueError as error:
+    except UserError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 

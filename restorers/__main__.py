@@ -17,8 +17,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from restorers.images import upright
 from restorers.registry import Restorer, available, load_restorer
+from runtime.errors import UserError
+from runtime.images import upright
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if not args.input.exists():
-            raise ValueError(f"There is no {args.input}.")
+            raise UserError(f"There is no {args.input}.")
         jobs = _folder_jobs(args.input, args.output) if args.input.is_dir() else [_single_job(args.input, args.output)]
         waiting = [(source, target) for source, target in jobs if args.input.is_file() or not target.exists()]
         if len(jobs) > len(waiting):
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not waiting:
             return 0
         restorer = load_restorer(args.restorer, args.device)
-    except ValueError as error:
+    except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except (RuntimeError, AssertionError) as error:  # torch, about the device
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         for source, target in photos:
             try:
                 restore_file(restorer, source, target)
-            except ValueError as error:
+            except UserError as error:
                 failed += 1
                 photos.clear()
                 print(error, file=sys.stderr)
@@ -66,19 +67,19 @@ def _single_job(source: Path, target: Path) -> tuple[Path, Path]:
     if target.is_dir():
         target = target / source.name
     if target.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"The output {target} must end in {', '.join(SUFFIXES)}.")
+        raise UserError(f"The output {target} must end in {', '.join(SUFFIXES)}.")
     if target.resolve() == source.resolve():
-        raise ValueError("Choose another output: the photograph would be replaced.")
+        raise UserError("Choose another output: the photograph would be replaced.")
     return source, target
 
 
 def _folder_jobs(folder: Path, output: Path) -> list[tuple[Path, Path]]:
     """Every photograph below `folder`, and where its result goes: the same place below `output`."""
     if folder.resolve() == output.resolve():
-        raise ValueError("Choose an output folder other than the input: the photographs would be replaced.")
+        raise UserError("Choose an output folder other than the input: the photographs would be replaced.")
     inside = output.resolve().is_relative_to(folder.resolve())  # then it holds results of an earlier run
     if output.is_file():
-        raise ValueError(f"The output {output} is a file; of a folder the results need a folder.")
+        raise UserError(f"The output {output} is a file; of a folder the results need a folder.")
     sources = [
         file
         for file in sorted(folder.rglob("*"))
@@ -87,7 +88,7 @@ def _folder_jobs(folder: Path, output: Path) -> list[tuple[Path, Path]]:
         and not (inside and file.resolve().is_relative_to(output.resolve()))
     ]
     if not sources:
-        raise ValueError(f"The folder {folder} holds no photographs ({', '.join(SUFFIXES)}).")
+        raise UserError(f"The folder {folder} holds no photographs ({', '.join(SUFFIXES)}).")
     return [(source, output / source.relative_to(folder)) for source in sources]
 
 
@@ -95,13 +96,13 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
     """Restore one image file; `target` appears only when it is complete.
 
     Raises:
-        ValueError: if `source` cannot be read or restored, or `target` not be written; the message says why.
+        UserError: if `source` cannot be read or restored, or `target` not be written; the message says why.
     """
     try:
         with Image.open(source) as file:
             photo = upright(file)
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise ValueError(f"{source} cannot be read: {str(error).rstrip('.')}.") from error
+        raise UserError(f"{source} cannot be read: {str(error).rstrip('.')}.") from error
     with tqdm(desc=source.name, unit="tile", disable=None, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -112,7 +113,7 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
             restored = restorer(photo, progress=progress)
         except (RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{source} could not be restored: {reason.rstrip('.')}.") from error
+            raise UserError(f"{source} could not be restored: {reason.rstrip('.')}.") from error
     if target.suffix.lower() in (".jpg", ".jpeg", ".bmp"):
         restored = restored.convert("RGB")
     part = target.with_name(f".{target.stem}.part{target.suffix}")
@@ -123,7 +124,7 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        raise ValueError(f"{target} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{target} cannot be written: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":

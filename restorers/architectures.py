@@ -16,7 +16,8 @@ from torch import nn
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
-from restorers.torchvision_free import import_module
+from runtime.errors import UserError
+from runtime.torchvision_free import import_module
 
 State = Mapping[str, torch.Tensor]
 NETWORKS: dict[str, type[nn.Module]] = {cls.architecture: cls for cls in (NAFNet, PromptIR, SwinRestorer)}
@@ -34,10 +35,10 @@ def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
         A network in evaluation mode with float32 weights of its own.
 
     Raises:
-        ValueError: if these are not weights, or not those of a restoration network we or spandrel know.
+        UserError: if these are not weights, or not those of a restoration network we or spandrel know.
     """
     if not isinstance(state_dict, Mapping):
-        raise ValueError(f"Weights must be a mapping of names to tensors, not a {type(state_dict).__name__}.")
+        raise UserError(f"Weights must be a mapping of names to tensors, not a {type(state_dict).__name__}.")
     state: Mapping[str, Any] | None = state_dict
     while state is not None:
         for architecture, (marks, configure) in _RECOGNISED.items():
@@ -46,7 +47,7 @@ def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
                 try:
                     config = configure(tensors)
                 except (KeyError, IndexError, ValueError) as error:
-                    raise ValueError(f"These weights look like {architecture} but are incomplete: {error}.") from error
+                    raise UserError(f"These weights look like {architecture} but are incomplete: {error}.") from error
                 return build(architecture, config, tensors)
         state = _unwrapped(state)
     return _from_spandrel(state_dict)
@@ -56,21 +57,21 @@ def build(architecture: str, config: Mapping[str, Any], state: State) -> nn.Modu
     """A network of this architecture and config, in evaluation mode, with exactly these weights.
 
     Raises:
-        ValueError: if there is no such architecture, or the weights do not fit it.
+        UserError: if there is no such architecture, or the weights do not fit it.
     """
     if architecture not in NETWORKS:
-        raise ValueError(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
+        raise UserError(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
     try:
         with torch.device("meta"):  # checks names and shapes before any memory is taken
             expected = {
                 name: tuple(value.shape) for name, value in NETWORKS[architecture](**config).state_dict().items()
             }
     except (TypeError, RuntimeError, ZeroDivisionError) as error:
-        raise ValueError(f"No {architecture} can be built with {dict(config)}: {error}.") from error
+        raise UserError(f"No {architecture} can be built with {dict(config)}: {error}.") from error
     found = _shapes(state)
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise ValueError(
+        raise UserError(
             f"These weights do not fit {architecture}: {len(wrong)} parameters differ, such as {wrong[0]!r} "
             f"(expected {_shape(expected, wrong[0])}, found {_shape(found, wrong[0])})."
         )
@@ -148,7 +149,7 @@ def _expansion(hidden: Mapping[int, int]) -> float:
         factor = math.ceil(low * 10**digits) / 10**digits
         if factor < high and all(int(channels * factor) == count for channels, count in hidden.items()):
             return factor
-    raise ValueError("its feed-forward parts are not of one proportion")
+    raise UserError("its feed-forward parts are not of one proportion")
 
 
 def _swin_config(state: State) -> dict[str, Any]:
@@ -203,18 +204,18 @@ def _from_spandrel(state_dict: Mapping[str, Any]) -> nn.Module:
     try:
         spandrel = import_module("spandrel")
     except ImportError:
-        raise ValueError(
+        raise UserError(
             f"These weights belong to none of {ours}. Install spandrel for some forty more architectures: "
             f"pip install spandrel."
         ) from None
     try:
         descriptor = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(state_dict))
     except Exception as error:  # spandrel's detection indexes into whatever it is given
-        raise ValueError(f"These weights belong to none of {ours}, and spandrel does not know them either.") from error
+        raise UserError(f"These weights belong to none of {ours}, and spandrel does not know them either.") from error
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise ValueError(f"{descriptor.architecture.name} needs more than an image (a mask, say): it cannot be used.")
+        raise UserError(f"{descriptor.architecture.name} needs more than an image (a mask, say): it cannot be used.")
     if descriptor.scale != 1 or descriptor.input_channels != 3 or descriptor.output_channels != 3:
-        raise ValueError(
+        raise UserError(
             f"This {descriptor.architecture.name} turns {descriptor.input_channels} channels into "
             f"{descriptor.output_channels} and scales by {descriptor.scale}: a restorer keeps RGB and the size."
         )

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from restorers.images import open_image
 from restorers.metrics import WINDOW, psnr, ssim
 from restorers.registry import Restorer, available, load_restorer, version
-from restorers.restore import is_out_of_memory
-from restorers.zero_gpu import on_gpu
+from runtime.errors import UserError
+from runtime.images import open_image
+from runtime.memory import is_out_of_memory
+from runtime.zero_gpu import on_gpu
 
 _HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a tile takes
 
@@ -92,7 +93,7 @@ class Restorers:
         """A loaded restorer, loaded anew when its file has changed; a failure is tried again at the next call.
 
         Raises:
-            ValueError: if it cannot be loaded.
+            UserError: if it cannot be loaded.
         """
         found = version(name)
         if name not in self._loaded or self._loaded[name][0] != found:
@@ -111,23 +112,23 @@ def read_request(photo: str | None, names: Sequence[str] | str | None, clean: st
         names: only of `available()`, never paths: whoever uses a served app must not make it open other files.
 
     Raises:
-        ValueError: for anything that cannot be done; the message is a sentence to act on.
+        UserError: for anything that cannot be done; the message is a sentence to act on.
     """
     known = available()
     names = [names] if isinstance(names, str) else list(dict.fromkeys(names or ()))
     if not known:
-        raise ValueError("There are no restorers yet. Put weights (.safetensors, .pth) into the folder models/.")
+        raise UserError("There are no restorers yet. Put weights (.safetensors, .pth) into the folder models/.")
     if not photo:
-        raise ValueError("There is no photograph yet. Upload one, choose an example, or send one from Degrade.")
+        raise UserError("There is no photograph yet. Upload one, choose an example, or send one from Degrade.")
     if not names:
-        raise ValueError("Choose at least one restorer.")
+        raise UserError("Choose at least one restorer.")
     for name in names:
         if name not in known:
-            raise ValueError(f"There is no restorer {name!r}; there are {', '.join(known)}.")
+            raise UserError(f"There is no restorer {name!r}; there are {', '.join(known)}.")
     request = Request(open_image(photo), tuple(names), open_image(clean) if clean else None)
     if request.clean and request.clean.size != request.photo.size:
         sizes = ["{} × {}".format(*image.size) for image in (request.clean, request.photo)]
-        raise ValueError(
+        raise UserError(
             f"The clean image has {sizes[0]} pixels, the photograph {sizes[1]}. Choose a clean image of the same size, "
             f"or none."
         )
@@ -154,7 +155,7 @@ def _restore(restorers: Restorers, request: Request, report: Callable[[Any], Non
             report(Result(name, image, seconds, request.clean and measure(image, request.clean)))
         except _Abandoned:
             raise
-        except ValueError as error:
+        except UserError as error:
             report(Failure(name, str(error)))
         except Exception as error:
             logging.exception("The restorer %s failed.", name)

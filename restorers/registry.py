@@ -13,13 +13,13 @@ from PIL import Image
 from torch import nn
 
 from restorers.architectures import build, network_from_state_dict
-from restorers.checkpoint_files import CONFIG, SUFFIXES, WEIGHTS, read_config, read_state_dict
-from restorers.images import upright
 from restorers.restore import restore
+from runtime.errors import UserError
+from runtime.images import upright
+from runtime.paths import ASSETS, MODELS
+from runtime.weights import CONFIG, SUFFIXES, WEIGHTS, read_config, read_state_dict
 
-_ROOT = Path(__file__).resolve().parents[1]
-BUNDLED = _ROOT / "assets" / "checkpoints" / "restorers"
-MODELS = _ROOT / "models"  # whatever weights the user puts there
+BUNDLED = ASSETS / "checkpoints" / "restorers"
 
 ImageLike = TypeVar("ImageLike", Image.Image, np.ndarray, torch.Tensor)
 
@@ -52,17 +52,17 @@ class Restorer:
             memory_budget, progress: as in `restorers.restore.restore`.
 
         Returns:
-            The same kind: a PIL image (upright, see `restorers.images.upright`; RGB, or RGBA with the transparency it
+            The same kind: a PIL image (upright, see `runtime.images.upright`; RGB, or RGBA with the transparency it
             had), or an array or tensor of the same shape and type.
 
         Raises:
-            ValueError: for an image of another kind, shape, type or range.
+            UserError: for an image of another kind, shape, type or range.
         """
         if isinstance(image, Image.Image):
             try:
                 image = upright(image)
-            except ValueError as error:
-                raise ValueError(f"The image cannot be restored: {error}.") from error
+            except UserError as error:
+                raise UserError(f"The image cannot be restored: {error}.") from error
             rgb = np.asarray(image.convert("RGB"))
             restored = Image.fromarray(self(rgb, memory_budget, progress))
             if image.mode == "RGBA":
@@ -70,23 +70,23 @@ class Restorer:
             return restored
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"An image array must be [H, W, 3], not {list(image.shape)}.")
+                raise UserError(f"An image array must be [H, W, 3], not {list(image.shape)}.")
             if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-                raise ValueError(f"An image array must hold uint8 or floats, not {image.dtype}.")
+                raise UserError(f"An image array must hold uint8 or floats, not {image.dtype}.")
             tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy: PIL's memory must not be written
             return self(tensor, memory_budget, progress).permute(1, 2, 0).contiguous().numpy()
         if not isinstance(image, torch.Tensor):
-            raise ValueError(f"An image must be a PIL image, an array or a tensor, not a {type(image).__name__}.")
+            raise UserError(f"An image must be a PIL image, an array or a tensor, not a {type(image).__name__}.")
         if image.ndim not in (3, 4) or image.shape[-3] != 3 or image.numel() == 0:
-            raise ValueError(f"An image tensor must be [3, H, W] or [B, 3, H, W], not {list(image.shape)}.")
+            raise UserError(f"An image tensor must be [3, H, W] or [B, 3, H, W], not {list(image.shape)}.")
         batch = image if image.ndim == 4 else image[None]
         if batch.dtype == torch.uint8:
             restored = restore(self.network, batch.float().div_(255), memory_budget, progress)
             restored = restored.mul_(255).round_().to(torch.uint8)
         elif not batch.is_floating_point():
-            raise ValueError(f"An image tensor must hold uint8 or floats, not {image.dtype}.")
+            raise UserError(f"An image tensor must hold uint8 or floats, not {image.dtype}.")
         elif not (batch.min() >= -0.1 and batch.max() <= 1.1):  # also refuses values that are not numbers
-            raise ValueError("The values of an image must lie in [0, 1].")
+            raise UserError("The values of an image must lie in [0, 1].")
         else:
             restored = restore(self.network, batch, memory_budget, progress)
         return restored.reshape(image.shape)
@@ -110,7 +110,7 @@ def version(name: str) -> tuple[Path, int]:
     """What changes when someone puts other weights under a name of `available()`.
 
     Raises:
-        ValueError: if there is no such restorer.
+        UserError: if there is no such restorer.
     """
     path = _find(name)
     return path, (path / WEIGHTS if path.is_dir() else path).stat().st_mtime_ns
@@ -126,7 +126,7 @@ def load_restorer(name_or_path: str | Path, device: str | torch.device | None = 
         device: default: CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: if there is no such restorer, or its weights cannot be used; the message says why.
+        UserError: if there is no such restorer, or its weights cannot be used; the message says why.
     """
     path = _find(str(name_or_path))
     if path.is_dir():
@@ -136,10 +136,10 @@ def load_restorer(name_or_path: str | Path, device: str | torch.device | None = 
     else:
         try:
             network, trained_for = network_from_state_dict(read_state_dict(path)), ()
-        except ValueError as error:
-            raise ValueError(f"{path.name}: {error}" if path.name not in str(error) else str(error)) from error
+        except UserError as error:
+            raise UserError(f"{path.name}: {error}" if path.name not in str(error) else str(error)) from error
     if network.channels != (3, 3):
-        raise ValueError(
+        raise UserError(
             "{} turns {} channels into {}: a restorer of photographs keeps RGB.".format(path.name, *network.channels)
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -154,7 +154,7 @@ def _user_files() -> list[Path]:
 def _find(name: str) -> Path:
     """The bundled folder, the user's file, the path itself, or a download; in this order."""
     if not name:
-        raise ValueError(f"Name a restorer; there are {', '.join(available()) or 'none yet'}.")
+        raise UserError(f"Name a restorer; there are {', '.join(available()) or 'none yet'}.")
     if (BUNDLED / name / CONFIG).is_file():
         return BUNDLED / name
     for file in _user_files():
@@ -163,9 +163,9 @@ def _find(name: str) -> Path:
     if Path(name).exists():
         return Path(name)
     if Path(name).suffix.lower() not in SUFFIXES and name.count("/") != 1:
-        raise ValueError(f"There is no restorer {name!r}; there are {', '.join(available()) or 'none yet'}.")
+        raise UserError(f"There is no restorer {name!r}; there are {', '.join(available()) or 'none yet'}.")
     if Path(name).is_absolute() or name.count("/") < 1:
-        raise ValueError(f"There is no file {name}.")
+        raise UserError(f"There is no file {name}.")
     return _download(name)
 
 
@@ -180,6 +180,6 @@ def _download(name: str) -> Path:
         hf_hub_download(name, CONFIG)
         return Path(hf_hub_download(name, WEIGHTS)).parent
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise ValueError(
+        raise UserError(
             f"There is no restorer {name!r}: not bundled, not in models/, no such path, and the Hub did not give it."
         ) from error

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from restorers.layers import reflected, round_up
+from runtime.memory import free_memory
 
 CPU_BUDGET = 1 << 30  # bytes for the network's work on one tile; leaves room for the image itself on any laptop
 CUDA_SHARE = 0.7  # of the memory that is free
@@ -90,20 +91,7 @@ def restore(
 
 def default_budget(device: torch.device) -> int:
     """Bytes that a network may use on this device for its work on one tile."""
-    return int(CUDA_SHARE * free_cuda_memory(device)) if device.type == "cuda" else CPU_BUDGET
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed for want of memory, of the GPU or of the machine."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # what torch says on a CPU
-
-
-def free_cuda_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a CUDA device, with those that torch holds in reserve."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(CUDA_SHARE * free_memory(device)) if device.type == "cuda" else CPU_BUDGET
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch.nn.functional import interpolate
 
 from restorers.layers import LayerNorm2d, pad_to_multiple
 from restorers.nafnet import NAFBlock
-from restorers.torchvision_free import import_module
+from runtime.errors import UserError
+from runtime.torchvision_free import import_module
 
 PATCH = 4
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which pretrained encoders expect
@@ -40,7 +41,7 @@ class SwinRestorer(nn.Module):
             crops of this size or multiples of it, or mirrored content is what the network learns from.
 
     Raises:
-        ValueError: if timm is not installed, knows no such encoder, or cannot fetch its weights.
+        UserError: if timm is not installed, knows no such encoder, or cannot fetch its weights.
     """
 
     architecture = "swin"
@@ -73,7 +74,7 @@ class SwinRestorer(nn.Module):
         windows = {size for name, module in self.encoder.named_modules() for size in getattr(module, "window_size", ())}
         self.multiple = PATCH * 2 ** (len(channels) - 1) * max(windows)
         if any(max(windows) % window for window in windows) or self.encoder.feature_info.reduction()[0] != PATCH:
-            raise ValueError("SwinRestorer needs an encoder with patches of 4 pixels and one window size.")
+            raise UserError("SwinRestorer needs an encoder with patches of 4 pixels and one window size.")
         self.floats_per_pixel = 10 * stem_width + (9 * decoder_width + 20 * channels[0]) // PATCH**2
 
         def blocks(width: int) -> nn.Sequential:
@@ -124,11 +125,11 @@ def _timm_encoder(name: str, kwargs: Mapping[str, Any], pretrained: bool) -> nn.
     try:
         timm = import_module("timm")
     except ImportError as error:
-        raise ValueError("The Swin restorer needs timm: pip install timm.") from error
+        raise UserError("The Swin restorer needs timm: pip install timm.") from error
     settings = {"strict_img_size": False, "always_partition": True, "drop_path_rate": 0.0, **kwargs}
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **settings)
     except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(f"timm cannot build the Swin encoder {name!r} with {dict(kwargs)}: {error}") from error
+        raise UserError(f"timm cannot build the Swin encoder {name!r} with {dict(kwargs)}: {error}") from error
     except OSError as error:
-        raise ValueError(f"The pretrained weights of {name!r} could not be fetched from the Hub: {error}") from error
+        raise UserError(f"The pretrained weights of {name!r} could not be fetched from the Hub: {error}") from error

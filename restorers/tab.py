@@ -22,8 +22,10 @@ from PIL import Image
 
 from restorers.jobs import Failure, Quality, Restorers, Result, Tiles, measure, read_request, restore_photo
 from restorers.registry import available
+from runtime.errors import UserError
+from runtime.paths import ASSETS
 
-_EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
+_EXAMPLES = ASSETS / "examples"
 EXAMPLES = {path.name: path.parent / "clean" / path.name for path in sorted(_EXAMPLES.glob("*.webp"))}
 PREVIEW = 2048  # pixels; the long side of what the comparison shows. Downloads are whole.
 THUMBNAIL = 480
@@ -133,7 +135,7 @@ def run_restore(
                     yield (SKIP,) * 7
         size = f"{request.photo.width} × {request.photo.height} pixels"
         yield f"Done: {done} of {len(names)}, {size}, {seconds:.1f} s.", *[SKIP] * 6
-    except ValueError as error:
+    except UserError as error:
         gr.Warning(escape(str(error)))
         yield failure(error), *[SKIP] * 6
 
@@ -159,9 +161,9 @@ def run_endpoint(
             else:
                 yield SKIP, SKIP
         if not images.files:
-            raise ValueError(" ".join(f"{name}: {values['error']}" for name, values in numbers.items()))
+            raise UserError(" ".join(f"{name}: {values['error']}" for name, values in numbers.items()))
         yield images.files, numbers
-    except ValueError as error:
+    except UserError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
@@ -190,7 +192,7 @@ def list_restorers() -> tuple[Any, Any]:
     """(restorers to choose from, a notice if none is bundled); chosen are those that say what they were trained for."""
     try:
         known = available()
-    except ValueError as error:
+    except UserError as error:
         return gr.update(choices=[], visible=False), gr.update(value=failure(error), visible=True)
     chosen = [name for name, trained_for in known.items() if trained_for]
     notice = ""

@@ -16,7 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from gendeg.captions import MODEL, Captioner
-from gendeg.images import open_image
+from runtime.errors import UserError
+from runtime.images import open_image
 from training.dataset_store import AppendLog
 from training.photos import Photos
 
@@ -30,7 +31,7 @@ def caption_folder(folder: Path, captioner: Captioner, log: AppendLog, batch_siz
         (file name, why) of the files that could not be read.
 
     Raises:
-        ValueError: if there is no such folder, no image in it, the log is damaged or the model is not available.
+        UserError: if there is no such folder, no image in it, the log is damaged or the model is not available.
     """
     names = [file.relative_to(folder).as_posix() for file in Photos(folder).files]
     done = {row.get("file_name") for row in log.read() if isinstance(row, dict)}
@@ -58,9 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     output = args.output or args.folder / "captions.jsonl"
     try:
         if args.batch_size < 1:
-            raise ValueError(f"--batch-size must be at least 1, not {args.batch_size}.")
+            raise UserError(f"--batch-size must be at least 1, not {args.batch_size}.")
         if not args.folder.is_dir():
-            raise ValueError(f"There is no folder {args.folder}.")
+            raise UserError(f"There is no folder {args.folder}.")
         skipped = caption_folder(args.folder, Captioner(args.model), AppendLog(output), args.batch_size)
     except ValueError as error:
         print(f"captions: {error}", file=sys.stderr)

@@ -38,6 +38,7 @@ from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
 from gendeg.request import MAX_SEED, MAX_STEPS
+from runtime.errors import UserError
 from training.dataset_card import write_card
 from training.dataset_plan import Batch, Photo, find_photos, plan, read, with_captions
 from training.dataset_store import PARTIAL, AppendLog, PairStore, image_name, write_pair
@@ -193,7 +194,7 @@ def make_on_ray(settings: Settings, output: Path, batches: list[Batch], workers:
         import ray
         import ray.data
     except ImportError as error:
-        raise ValueError("--engine ray needs Ray: pip install -r requirements-scale.txt") from error
+        raise UserError("--engine ray needs Ray: pip install -r requirements-scale.txt") from error
 
     here, output = os.getcwd(), output.resolve()
 
@@ -221,7 +222,7 @@ def make_on_ray(settings: Settings, output: Path, batches: list[Batch], workers:
         )
     except Exception as error:  # it raises almost anything
         where = f"be reached at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "start"
-        raise ValueError(f"Ray cannot {where}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"Ray cannot {where}: {str(error).splitlines()[0]}") from error
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -257,17 +258,17 @@ def create(
         (what there is, (file, why it was skipped), whether it is complete; not so after Ctrl-C).
 
     Raises:
-        ValueError: for input that cannot be worked on; the message says why.
+        UserError: for input that cannot be worked on; the message says why.
     """
     clean = Path(settings.clean)
     if output.resolve().is_relative_to(clean.resolve()):
-        raise ValueError("Choose an output folder outside the folder of clean photographs.")
+        raise UserError("Choose an output folder outside the folder of clean photographs.")
     pipeline = load_pipeline(settings.model, device="cpu" if engine == "ray" else None)
     photos, skipped = find_photos(
         clean, settings.degradations, lambda height, width: pipeline.working_size(height, width, settings.resolution)
     )
     if not any(photo.degradations for photo in photos):
-        raise ValueError(f"Every photograph in {clean} has all these degradations already.")
+        raise UserError(f"Every photograph in {clean} has all these degradations already.")
     store = PairStore(output, _identity(settings))
     if store.packed:
         store.remove_packed_images()
@@ -297,7 +298,7 @@ def create(
                 return store, skipped, False
     skipped += sorted(unreadable.items())
     if not store.pairs:
-        raise ValueError(f"None of the {len(store.discarded)} samples reached an intensity that is accepted.")
+        raise UserError(f"None of the {len(store.discarded)} samples reached an intensity that is accepted.")
     store.finish()
     write_card(store, command, MAX_ATTEMPTS)
     if store.shards:
@@ -322,7 +323,7 @@ def push(output: Path, repository: str) -> None:
     """Upload a complete data set to a Hub repository, which is created where there is none.
 
     Raises:
-        ValueError: if the Hub refuses or cannot be reached.
+        UserError: if the Hub refuses or cannot be reached.
     """
     api = HfApi()
     try:
@@ -331,7 +332,7 @@ def push(output: Path, repository: str) -> None:
             repo_id=repository, folder_path=output, repo_type="dataset", ignore_patterns=[".progress/*", f"*{PARTIAL}"]
         )
     except Exception as error:  # its network library, and with it the errors, differ between versions
-        raise ValueError(
+        raise UserError(
             f"The data set is complete in {output}, but the Hub did not take it: {str(error).splitlines()[0]} "
             f"Check `hf auth whoami` and the network, and run the same command again."
         ) from error
@@ -422,7 +423,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     """The checked settings.
 
     Raises:
-        ValueError: for a value that cannot be; the message says which are possible.
+        UserError: for a value that cannot be; the message says which are possible.
     """
     for name, low, high in (
         ("per_image", 1, None),
@@ -435,7 +436,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         value = getattr(args, name)
         if value is not None and (value < low or (high is not None and value > high)):
             bounds = f"from {low} to {high}" if high else f"at least {low}"
-            raise ValueError(f"--{name.replace('_', '-')} must be {bounds}, not {value}.")
+            raise UserError(f"--{name.replace('_', '-')} must be {bounds}, not {value}.")
     if args.push_to_hub:
         check_repository(args.push_to_hub)
     asked = {get_degradation(name).name for name in args.degradations}

@@ -18,8 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
-from gendeg.images import open_image
 from gendeg.pipeline import MIN_SIDE
+from runtime.errors import UserError
+from runtime.images import open_image
 from training.dataset_store import AppendLog
 from training.photos import SUFFIXES
 
@@ -63,10 +64,10 @@ def find_photos(
         (photographs in the order of their paths, (path, why not) of the other files).
 
     Raises:
-        ValueError: if there is no such folder or no photograph in it.
+        UserError: if there is no such folder or no photograph in it.
     """
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder}.")
+        raise UserError(f"There is no folder {folder}.")
     files = sorted(
         file.relative_to(folder).as_posix()
         for file in folder.rglob("*")
@@ -79,7 +80,7 @@ def find_photos(
             continue
         try:
             if Path(path).suffix.lower() not in SUFFIXES:
-                raise ValueError("not an image file")
+                raise UserError("not an image file")
             with Image.open(folder / path) as image:
                 width, height = image.size
                 # EXIF orientation: it lies on its side. PNG's own getexif would read the whole image.
@@ -87,14 +88,14 @@ def find_photos(
                     width, height = height, width
             size = working_size(height, width)
             if min(size) < MIN_SIDE:
-                raise ValueError(f"the image is {width} x {height} pixels, too long and narrow")
+                raise UserError(f"the image is {width} x {height} pixels, too long and narrow")
             photos.append(Photo(path, size, frozenset(degradations) - has.pop(path, frozenset())))
         except Exception as error:  # Pillow's readers raise almost anything on damaged files
             skipped.append((path, str(error).rstrip(".").replace(str(folder / path), "the file")))
     skipped += [(path, "in the metadata, but not in the folder") for path in has if path not in files]
     if not photos:
         reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
-        raise ValueError(f"There is no photograph to work on in {folder}.{reasons}")
+        raise UserError(f"There is no photograph to work on in {folder}.{reasons}")
     return photos, skipped
 
 
@@ -116,7 +117,7 @@ def _degradations_there(folder: Path) -> dict[str, frozenset[str]]:
                 names = names.split() if isinstance(names, str) else names
                 there[row["file_name"]] = frozenset(get_degradation(name).name for name in names)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{file}, line {number}: {error}") from error
+                raise UserError(f"{file}, line {number}: {error}") from error
     return there
 
 
@@ -130,7 +131,7 @@ def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 except ValueError:
                     row = None
                 if not isinstance(row, dict):
-                    raise ValueError(f"{file}, line {number} is not a JSON object.")
+                    raise UserError(f"{file}, line {number} is not a JSON object.")
                 yield number, row
 
 
@@ -154,10 +155,10 @@ def with_captions(photos: list[Photo], source: str, clean: Path, log: AppendLog)
                 log.append({"file_name": photo.path, "caption": captions[photo.path]})
     else:
         if not Path(source).is_file():
-            raise ValueError(f"There is no file of captions {source}.")
+            raise UserError(f"There is no file of captions {source}.")
         captions = {row.get("file_name"): str(row.get("caption") or "") for _, row in _json_lines(Path(source))}
         if not any(photo.path in captions for photo in photos):
-            raise ValueError(f"{source} has no caption for any photograph; file_name must be the path below {clean}.")
+            raise UserError(f"{source} has no caption for any photograph; file_name must be the path below {clean}.")
     return [replace(photo, caption=captions.get(photo.path, "")) for photo in photos]
 
 
@@ -193,5 +194,5 @@ def _read(clean: Path, photo: Photo) -> Image.Image:
     height, width = photo.size
     image = open_image(clean / photo.path)
     if (image.height - image.width) * (height - width) < 0:
-        raise ValueError("it is turned by a note behind its pixels; save it upright")
+        raise UserError("it is turned by a note behind its pixels; save it upright")
     return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -29,6 +29,7 @@ import numpy as np
 from PIL import Image
 
 from gendeg.degradations import DEGRADATIONS
+from runtime.errors import UserError
 
 PAIRS_PER_SHARD = 1000
 PARTIAL = ".partial"  # ending of files that are being written
@@ -81,7 +82,7 @@ class AppendLog:
         """All whole lines.
 
         Raises:
-            ValueError: if a whole line is not JSON.
+            UserError: if a whole line is not JSON.
         """
         if not self.path.exists():
             return []
@@ -92,7 +93,7 @@ class AppendLog:
         try:
             return [json.loads(line) for line in whole.splitlines()]
         except ValueError as error:
-            raise ValueError(f"{self.path} is damaged. Choose another output folder.") from error
+            raise UserError(f"{self.path} is damaged. Choose another output folder.") from error
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add a line; it is on the disk when this returns."""
@@ -116,7 +117,7 @@ class PairStore:
         generated: number of images generated for all of these.
 
     Raises:
-        ValueError: if the folder holds something else; the message says what.
+        UserError: if the folder holds something else; the message says what.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any]):
@@ -142,7 +143,7 @@ class PairStore:
             if other:
                 made = ", ".join(f"--{name.replace('_', '-')} {_spelled(before.get(name))}" for name in other)
                 asked = ", ".join(_spelled(settings[name]) for name in other)
-                raise ValueError(
+                raise UserError(
                     f"{self.output} holds a data set of other settings: {made} instead of {asked}. Choose another "
                     f"output folder."
                 )
@@ -153,7 +154,7 @@ class PairStore:
         ):
             write_whole(file, json.dumps(settings, indent=1).encode())
         else:
-            raise ValueError(f"{self.output} is not empty and no data set of this command. Choose a new folder.")
+            raise UserError(f"{self.output} is not empty and no data set of this command. Choose a new folder.")
 
     def __contains__(self, sample: Key) -> bool:
         return sample in self.pairs or sample in self.discarded

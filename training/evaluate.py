@@ -27,13 +27,13 @@ from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
-from gendeg.images import open_image
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
 from gendeg.restrictions import RESTRICTIONS
 from restorers.metrics import psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
+from runtime.images import open_image
 from training.photos import Photos, centre_square, resize_short_side
 from training.simulators.matching import simulate
 from training.structure_correction import one_step

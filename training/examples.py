@@ -5,15 +5,14 @@ The photographs are scikit-image's, free of copyright; each becomes a degraded i
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import skimage.data
 import torch
 from PIL import Image
 
 from gendeg.checkpoints import load_pipeline
+from runtime.paths import ASSETS
 
-FOLDER = Path(__file__).resolve().parents[1] / "assets" / "examples"
+FOLDER = ASSETS / "examples"
 EXAMPLES = {  # degradation: (photograph, mu, sigma)
     "haze": ("rocket", 0.15, 0.10),
     "rain": ("astronaut", 0.10, 0.09),

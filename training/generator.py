@@ -27,6 +27,7 @@ from gendeg.importer import check_repository, push_folder
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler, bridge_times
+from runtime.errors import UserError
 from training import stable_diffusion
 from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator
 from training.codec import to_model_range
@@ -301,12 +302,12 @@ def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """Train the compact profile into `args.output`/pipeline.
 
     Raises:
-        ValueError: for options or folders that do not fit; the message says which.
+        UserError: for options or folders that do not fit; the message says which.
     """
     if (args.codec is None) == (args.initial is None):
-        raise ValueError("Name either the codec's folder (--codec), or a pipeline to start from (--initial).")
+        raise UserError("Name either the codec's folder (--codec), or a pipeline to start from (--initial).")
     if args.pairs:
-        raise ValueError("--pairs is for recipes that start from Stable Diffusion; this one simulates its pairs.")
+        raise UserError("--pairs is for recipes that start from Stable Diffusion; this one simulates its pairs.")
     initial = GenDegPipeline.from_pretrained(args.initial) if args.initial else None
     codec = (initial.vae.float() if initial else PatchCodec.from_pretrained(args.codec)).eval()
     length = recipe["model"]["text"]["max_position_embeddings"]

@@ -30,7 +30,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from restorers.torchvision_free import import_module
+from runtime.errors import UserError
+from runtime.torchvision_free import import_module
 from training.photos import Photos
 
 
@@ -123,7 +124,7 @@ def train(
     set_seed(settings.seed)
     share = accelerator.num_processes * settings.gradient_accumulation
     if settings.batch_size % share:
-        raise ValueError(f"batch_size {settings.batch_size} does not divide among {share} processes and accumulations.")
+        raise UserError(f"batch_size {settings.batch_size} does not divide among {share} processes and accumulations.")
     groups = parameter_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
     groups = [{**g, "lr": settings.learning_rate * g.get("scale", 1.0)} for g in groups]
     optimizer = _optimizer(groups, settings, fused=cuda)
@@ -220,7 +221,7 @@ def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool
         return torch.optim.AdamW(groups, **common, fused=fused)
     if settings.optimizer == "muon":
         return import_module("timm.optim.muon").Muon(groups, **common)
-    raise ValueError(f"There is no optimizer {settings.optimizer!r}; there are adamw and muon.")
+    raise UserError(f"There is no optimizer {settings.optimizer!r}; there are adamw and muon.")
 
 
 def _learning_rate_factor(step: int, settings: LoopSettings) -> float:

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
-from gendeg.images import open_image
 from gendeg.prior import IntensityPrior
+from runtime.errors import UserError
+from runtime.images import open_image
 from training.loop import processes
 from training.photos import SUFFIXES, Photos
 from training.simulators.matching import simulate_batch
@@ -144,10 +145,10 @@ def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int)
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
-    """Raises: ValueError if `shares` names something that is no degradation."""
+    """Raises: UserError if `shares` names something that is no degradation."""
     unknown = set(shares) - set(DEGRADATIONS)
     if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
+        raise UserError(f"{', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
 
 
 class Lottery:
@@ -158,7 +159,7 @@ class Lottery:
         shares: degradation -> how often it is drawn, in relation to the others; those not named: 1.
 
     Raises:
-        ValueError: if `shares` names something else.
+        UserError: if `shares` names something else.
     """
 
     def __init__(self, degradation: np.ndarray, shares: Mapping[str, float]):
@@ -209,7 +210,7 @@ class PairFolder:
         rows: what `metadata.jsonl` says of each pair; nothing where there is none.
 
     Raises:
-        ValueError: if it holds neither, or names files that are not there; the message says what was looked for.
+        UserError: if it holds neither, or names files that are not there; the message says what was looked for.
     """
 
     def __init__(self, folder: str | Path):
@@ -221,16 +222,16 @@ class PairFolder:
                 try:
                     row = json.loads(line)
                 except ValueError as error:
-                    raise ValueError(f"{metadata}, line {number}, is not JSON.") from error
+                    raise UserError(f"{metadata}, line {number}, is not JSON.") from error
                 if not isinstance(row, dict):
-                    raise ValueError(f"{metadata}, line {number}, is no JSON object.")
+                    raise UserError(f"{metadata}, line {number}, is no JSON object.")
                 if "clean_file_name" in row:
                     if "file_name" not in row:
-                        raise ValueError(f"{metadata}, line {number}, names a clean file but no file_name.")
+                        raise UserError(f"{metadata}, line {number}, names a clean file but no file_name.")
                     files = (metadata.parent / row["clean_file_name"], metadata.parent / row["file_name"])
                     for file in files:
                         if not file.is_file():
-                            raise ValueError(f"{metadata}, line {number}, names {file}, which is not there.")
+                            raise UserError(f"{metadata}, line {number}, names {file}, which is not there.")
                     self.files.append(files)
                     self.rows.append(row)
         for degraded_name, clean_name in (("degraded", "clean"), ("input", "target")):
@@ -240,7 +241,7 @@ class PairFolder:
                     self.files.append((clean, degraded))
                     self.rows.append({})
         if not self.files:
-            raise ValueError(
+            raise UserError(
                 f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally named "
                 f"images in degraded/ and clean/ (or input/ and target/)."
             )
@@ -250,7 +251,7 @@ class PairFolder:
         files = self.files[int(rng.integers(len(self.files)))]
         clean, degraded = (np.asarray(open_image(file)).transpose(2, 0, 1) for file in files)
         if clean.shape != degraded.shape:
-            raise ValueError(f"{files[0]} and {files[1]} are a pair but differ in size.")
+            raise UserError(f"{files[0]} and {files[1]} are a pair but differ in size.")
         return clean, degraded
 
 

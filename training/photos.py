@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from gendeg.images import open_image
+from runtime.errors import UserError
+from runtime.images import open_image
 from training.scenes import draw_scene
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -24,7 +25,7 @@ class Photos:
         defocused_share: share of the crops that lie partly out of focus, see `defocused`.
 
     Raises:
-        ValueError: if the folder does not exist or holds no image.
+        UserError: if the folder does not exist or holds no image.
     """
 
     def __init__(self, folder: str | Path | None = None, defocused_share: float = 0.0):
@@ -34,12 +35,12 @@ class Photos:
             return
         folder = Path(folder).expanduser()
         if not folder.is_dir():
-            raise ValueError(
+            raise UserError(
                 f"There is no folder {folder}. Name a folder of photographs, or none for procedural scenes."
             )
         self.files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
         if not self.files:
-            raise ValueError(f"No images in {folder} (looked for {', '.join(sorted(SUFFIXES))}).")
+            raise UserError(f"No images in {folder} (looked for {', '.join(sorted(SUFFIXES))}).")
 
     @property
     def name(self) -> str:

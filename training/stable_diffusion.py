@@ -27,10 +27,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from gendeg.checkpoints import apply_preset
 from gendeg.degradations import get_degradation
-from gendeg.images import open_image
 from gendeg.importer import RESOLUTION
 from gendeg.intensity import IntensityProjection, intensity
 from gendeg.pipeline import GenDegPipeline, predict
+from runtime.errors import UserError
+from runtime.images import open_image
 from training.codec import to_model_range
 from training.loop import LoopSettings, processes, train
 from training.pairs import ConditionDropout, PairFolder
@@ -46,7 +47,7 @@ def initial_pipeline(source: str) -> GenDegPipeline:
         source: folder or Hub repository in diffusers' layout.
 
     Raises:
-        ValueError: if there is none, or it holds another model; the message says which.
+        UserError: if there is none, or it holds another model; the message says which.
     """
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
@@ -57,7 +58,7 @@ def initial_pipeline(source: str) -> GenDegPipeline:
         vae = AutoencoderKL.from_pretrained(source, subfolder="vae", dtype=torch.float32)
         unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", dtype=torch.float32)
     except Exception as error:  # the libraries raise almost anything on damaged files, and without a network
-        raise ValueError(
+        raise UserError(
             f"There is no Stable Diffusion in {source!r}: neither a folder that holds scheduler, tokenizer, "
             f"text_encoder, vae and unet, nor such a repository that can be read from the Hub."
         ) from error
@@ -68,7 +69,7 @@ def initial_pipeline(source: str) -> GenDegPipeline:
         or unet.config.addition_embed_type is not None
         or scheduler.config.prediction_type != "epsilon"
     ):
-        raise ValueError(
+        raise UserError(
             f"{source!r} is no Stable Diffusion 1: that has a UNet of {vae.config.latent_channels} input channels, one "
             f"text encoder, and predicts noise."
         )
@@ -139,7 +140,7 @@ def read_pairs(folders: list[Path]) -> list[Pair]:
     `sigma` of the pair at the size of training.
 
     Raises:
-        ValueError: if a folder holds no pairs, or a pair has no prompt or no sensible intensity.
+        UserError: if a folder holds no pairs, or a pair has no prompt or no sensible intensity.
     """
     pairs = []
     for folder in map(PairFolder, folders):
@@ -147,7 +148,7 @@ def read_pairs(folders: list[Path]) -> list[Pair]:
             try:
                 pairs.append(Pair(str(clean), str(degraded), *_caption_and_phrase(row), *_given_intensity(row)))
             except ValueError as error:
-                raise ValueError(f"{degraded}: {error}") from error
+                raise UserError(f"{degraded}: {error}") from error
     return pairs
 
 
@@ -155,14 +156,14 @@ def _caption_and_phrase(row: dict[str, Any]) -> tuple[str, str]:
     if row.get("prompt"):
         return "", row["prompt"]
     if "degradation" not in row:
-        raise ValueError("What degradation is it? A row in metadata.jsonl must give its degradation, or a prompt.")
+        raise UserError("What degradation is it? A row in metadata.jsonl must give its degradation, or a prompt.")
     return row.get("caption") or "", get_degradation(row["degradation"]).phrase_for(row.get("source_dataset"))
 
 
 def _given_intensity(row: dict[str, Any]) -> tuple[float | None, float | None]:
     given = (row.get("mu"), row.get("sigma"))
     if not all(v is None or (isinstance(v, (int, float)) and 0 <= v < math.inf) for v in given):
-        raise ValueError(f"mu and sigma must be numbers of at least 0, not {given[0]} and {given[1]}.")
+        raise UserError(f"mu and sigma must be numbers of at least 0, not {given[0]} and {given[1]}.")
     return given
 
 
@@ -173,11 +174,11 @@ def load_pair(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray, float, flo
         (clean, degraded, mu, sigma): uint8 [3, size, size], and the intensity: the given one, else that of these.
 
     Raises:
-        ValueError: if an image cannot be read, or the two differ in size.
+        UserError: if an image cannot be read, or the two differ in size.
     """
     images = [open_image(file) for file in (pair.clean, pair.degraded)]
     if images[0].size != images[1].size:
-        raise ValueError(f"{pair.clean} and {pair.degraded} are a pair but differ in size.")
+        raise UserError(f"{pair.clean} and {pair.degraded} are a pair but differ in size.")
     arrays = [np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1) for image in images]
     mu, sigma = map(float, intensity(*(torch.from_numpy(array / np.float32(255))[None] for array in arrays)))
     return *arrays, mu if pair.mu is None else pair.mu, sigma if pair.sigma is None else pair.sigma
@@ -321,28 +322,26 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """Train by the recipe into `args.output`/pipeline; validation goes to `args.output`/validation.
 
     Raises:
-        ValueError: for options, folders or pairs that do not fit; the message says which.
+        UserError: for options, folders or pairs that do not fit; the message says which.
     """
     if args.codec or args.photos:
-        raise ValueError(
-            "This recipe starts from Stable Diffusion and pairs; --codec and --photos are of no use to it."
-        )
+        raise UserError("This recipe starts from Stable Diffusion and pairs; --codec and --photos are of no use to it.")
     if not args.pairs:
-        raise ValueError("This recipe learns from pairs. Name their folder: --pairs DIR, again for each further one.")
+        raise UserError("This recipe learns from pairs. Name their folder: --pairs DIR, again for each further one.")
     pairs = read_pairs(args.pairs)
     # Evenly spread over the pairs, so that every folder and kind has some. Their scenes may occur in other pairs.
     count = recipe["validation_pairs"]
     if count < 1:
-        raise ValueError("The recipe must hold out one pair at least: validation_pairs.")
+        raise UserError("The recipe must hold out one pair at least: validation_pairs.")
     every = len(pairs) // count
     if every < 2:
-        raise ValueError(f"There are {len(pairs)} pairs, too few to hold {count} out of them.")
+        raise UserError(f"There are {len(pairs)} pairs, too few to hold {count} out of them.")
     held_out = range(0, every * count, every)
     torch.manual_seed(recipe["seed"])
     pipeline = initial_pipeline(args.initial or recipe["stable_diffusion"])
     size, multiple = recipe["size"], pipeline.size_multiple
     if size % multiple:
-        raise ValueError(f"The recipe's size, {size}, must be a multiple of {multiple} for this model.")
+        raise UserError(f"The recipe's size, {size}, must be a multiple of {multiple} for this model.")
     pipeline.to(processes().device)
     if recipe["gradient_checkpointing"]:
         pipeline.unet.enable_gradient_checkpointing()

@@ -7,7 +7,7 @@ from restorers import network_from_state_dict
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
-from restorers.torchvision_free import import_module
+from runtime.torchvision_free import import_module
 
 
 def _random_network(seed):

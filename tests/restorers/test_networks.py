@@ -5,7 +5,7 @@ from restorers.layers import pad_to_multiple
 from restorers.nafnet import NAFNet
 from restorers.promptir import ChannelAttention, PromptIR
 from restorers.swin import SwinRestorer
-from restorers.torchvision_free import import_module
+from runtime.torchvision_free import import_module
 from training.benchmarks.restorers import nafnet_reference, promptir_reference
 
 PROMPTIR_SMALL = {

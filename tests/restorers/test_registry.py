@@ -8,10 +8,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from restorers import Restorer, available, load_restorer, save_restorer
-from restorers.checkpoint_files import read_state_dict
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
+from runtime.weights import read_state_dict
 
 NAFNET = {"width": 4, "enc_blk_nums": (1, 1), "dec_blk_nums": (1, 1)}
 PROMPTIR = {"dim": 8, "num_blocks": (1, 1, 1, 1), "prompt_dims": (4, 4, 8), "prompt_sizes": (4, 4, 4)}

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from runtime.errors import UserError
+
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 PYTORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
 SUFFIXES = (".safetensors", *PYTORCH_SUFFIXES)
@@ -24,33 +26,33 @@ def read_state_dict(path: str | Path) -> Mapping[str, Any]:
     """The content of a weights file: names to tensors, or what such a mapping is wrapped in.
 
     Raises:
-        ValueError: if the file is missing, of another kind, damaged, holds no weights, or would run code.
+        UserError: if the file is missing, of another kind, damaged, holds no weights, or would run code.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
+        raise UserError(f"There is no file {path}.")
     if path.suffix.lower() == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path.name} is damaged or no safetensors file.") from error
+            raise UserError(f"{path.name} is damaged or no safetensors file.") from error
     if path.suffix.lower() not in PYTORCH_SUFFIXES:
-        raise ValueError(f"{path.name} is no weights file: its name must end in {', '.join(SUFFIXES)}.")
+        raise UserError(f"{path.name} is no weights file: its name must end in {', '.join(SUFFIXES)}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle versions and archives that are refused anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error) and not _is_pickle(path):
-            raise ValueError(f"{path.name} is damaged or no PyTorch file.") from error
-        raise ValueError(
+            raise UserError(f"{path.name} is damaged or no PyTorch file.") from error
+        raise UserError(
             f"{path.name} was not opened: besides weights it holds Python objects, and loading those can run code. "
             f"Ask its author for a safetensors file."
         ) from error
     except Exception as error:  # torch raises almost anything on damaged files
-        raise ValueError(f"{path.name} is damaged or no PyTorch file.") from error
+        raise UserError(f"{path.name} is damaged or no PyTorch file.") from error
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path.name} holds no weights but a {type(content).__name__}.")
+        raise UserError(f"{path.name} holds no weights but a {type(content).__name__}.")
     return content
 
 
@@ -88,13 +90,13 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """The config that `save_restorer` wrote.
 
     Raises:
-        ValueError: if there is none, or it is no such config.
+        UserError: if there is none, or it is no such config.
     """
     path = Path(folder) / CONFIG
     try:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is not a restorer: it holds no readable {CONFIG}.") from error
+        raise UserError(f"{folder} is not a restorer: it holds no readable {CONFIG}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
-        raise ValueError(f"{path} is not the config of a restorer: it names no architecture and sizes.")
+        raise UserError(f"{path} is not the config of a restorer: it names no architecture and sizes.")
     return config

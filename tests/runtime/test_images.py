@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gendeg import images
-from gendeg.images import open_image, to_rgb
+from runtime import images
+from runtime.images import open_image, to_rgb
 
 SIZE = (40, 30)
 RAMP = np.linspace(0, 1, 40 * 30, dtype=np.float32).reshape(30, 40)

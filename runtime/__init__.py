@@ -1,0 +1,1 @@
+"""What both halves stand on: images, jobs, errors, files, weights, devices. Imports neither gendeg nor restorers."""
