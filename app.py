@@ -5,21 +5,32 @@ GENDEG_MODEL names the generator to start with (default: the bundled "compact");
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
+import tempfile
 from contextlib import suppress
 from typing import Any
-
-from runtime.errors import UserError
 
 with suppress(ImportError):
     import spaces  # noqa: F401  before torch, whose CUDA functions it replaces on a Space with ZeroGPU
 
+if "GRADIO_TEMP_DIR" not in os.environ:  # uploads lie in a folder of this app alone, see runtime/uploads.py
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="gendeg-")
+    atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+
 import gradio as gr
+from starlette.middleware import Middleware
 
 from gendeg.jobs import Models
 from gendeg.tab import CSS, degrade_tab
 from restorers.tab import CSS as RESTORE_CSS
 from restorers.tab import restore_tab
+from runtime.errors import UserError
+from runtime.jobs import end_unheard_jobs
+from runtime.limits import limit, max_bytes
+from runtime.uploads import UploadGate, uploaded
 from runtime.zero_gpu import zero_gpu
 
 ABOUT = """# GenDeg
@@ -27,6 +38,16 @@ Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph
 and restores degraded photographs.
 """
 SYSTEM_FONTS = ("system-ui", "sans-serif")
+
+
+class Page(gr.Blocks):
+    """A page whose endpoints may be called with fewer values than they take: those left out have their defaults."""
+
+    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        inputs.extend(getattr(block, "value", None) for block in block_fn.inputs[len(inputs) :])
+        if len(inputs) > len(block_fn.inputs):
+            sentence = f"This takes at most {len(block_fn.inputs)} values, not {len(inputs)}."
+            raise gr.Error(sentence, print_exception=False)
 
 
 def build() -> gr.Blocks:
@@ -37,7 +58,7 @@ def build() -> gr.Blocks:
             models.prepare()
         except UserError as error:
             logging.warning("%s", error)
-    with gr.Blocks(title="GenDeg", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
+    with Page(title="GenDeg", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as demo:
         gr.Markdown(ABOUT, elem_id="title")
         with gr.Tabs() as tabs:
             with gr.Tab("Degrade", id="degrade"):
@@ -45,13 +66,23 @@ def build() -> gr.Blocks:
             with gr.Tab("Restore", id="restore"):
                 restore_inputs = restore_tab(demo)
         send.click(
-            lambda degraded, clean: (gr.update(selected="restore"), degraded, clean),
+            send_to_restore,
             [degraded, clean],
             [tabs, *restore_inputs],
+            preprocess=False,
             queue=False,
             api_visibility="private",
         )
     return demo
+
+
+def send_to_restore(*files: Any) -> tuple[Any, ...]:
+    """(the Restore tab, degraded and clean photograph) for the files of the Degrade tab's result."""
+    try:
+        return gr.update(selected="restore"), *map(uploaded, files)
+    except UserError as error:
+        gr.Warning(str(error))
+        return (gr.skip(),) * 3
 
 
 def launch(demo: gr.Blocks, **options: Any) -> Any:
@@ -59,8 +90,13 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
     theme = gr.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=SYSTEM_FONTS, font_mono=("ui-monospace", "monospace")
     )
-    return demo.queue(max_size=32).launch(
-        theme=theme, css=CSS + RESTORE_CSS, footer_links=["api", "settings"], **options
+    return demo.queue(max_size=limit("GENDEG_MAX_WAITING")).launch(
+        theme=theme,
+        css=CSS + RESTORE_CSS,
+        footer_links=["api", "settings"],
+        max_file_size=max_bytes(),
+        app_kwargs={"lifespan": end_unheard_jobs, "middleware": [Middleware(UploadGate)]},
+        **options,
     )
 
 

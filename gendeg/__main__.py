@@ -18,7 +18,7 @@ from PIL import Image
 from gendeg.checkpoints import PRESETS, load_pipeline
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.prior import IntensityPrior
-from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, degrade, read_request
+from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, degrade, read_request, resolutions
 from runtime.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sigma", type=float, help="wanted standard deviation of |clean - degraded| (default: drawn)")
     parser.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_SEED} (default: 0)")
     parser.add_argument("--steps", type=int, help="default: the model's own")
-    low, high = RESOLUTIONS
+    low, high = resolutions()
     parser.add_argument("--resolution", type=int, help=f"short side, {low} to {high} (default: the model's own)")
     parser.add_argument("--caption", default="", help="what the photograph shows")
     parser.add_argument(

@@ -6,8 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 
 from gendeg.captions import Captioner
-from gendeg.checkpoints import available_models, load_pipeline
+from gendeg.checkpoints import available_models, load_pipeline, read_settings
 from gendeg.degradations import DEGRADATIONS
-from gendeg.pipeline import GenDegPipeline
+from gendeg.pipeline import GenDegPipeline, own_value
 from gendeg.request import Request, Result, degrade, to_image
 from runtime.errors import UserError
 from runtime.images import open_image
+from runtime.jobs import Report, run_job
 from runtime.memory import is_out_of_memory, release_memory
 from runtime.zero_gpu import on_gpu
 
 SWEEP_COLUMNS = 5
 _PREVIEWS = 6  # at most, of one image: decoding takes time too
-_HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a step takes
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class Step:
     preview: Image.Image | None = None
 
 
-Report = Callable[[Step], None]
 Work = Callable[[GenDegPipeline, Request, Report], Any]
 
 
@@ -97,7 +96,7 @@ class Models:
         return self._pipeline is not None and (model is None or self._source == model_source(model))
 
     def _run(self, work: Work, request: Request, model: str | None) -> Iterator[Any]:
-        yield from _in_background(self._running, lambda report: work(self._load(model), request, report))
+        yield from run_job(self._running, lambda report: work(self._load(model), request, report))
 
     def _load(self, model: str | None) -> GenDegPipeline:
         """The pipeline of that name, after the one before has been freed; a failure is tried again at the next call."""
@@ -107,9 +106,12 @@ class Models:
             release_memory()
             try:
                 self._source, self._pipeline = source, load_pipeline(source)
+            except UserError:
+                raise
             except Exception as error:  # whatever the libraries raise on a broken folder
                 logging.warning("The model %s could not be loaded.", source, exc_info=True)
-                raise UserError(f"The model {model or str(source)!r} could not be loaded. {error}") from error
+                name = model or Path(source).name
+                raise UserError(f"The model {name!r} could not be loaded; the log says why.") from error
         return self._pipeline
 
 
@@ -149,8 +151,15 @@ def describe(captioner: Captioner, photo: str | None) -> str:
 
 
 def _seconds(work: Work, request: Request, model: str | None) -> int:
-    """How long a job may take with ZeroGPU."""
-    return 120 if work is _sweep else 60
+    """How long a job may take with ZeroGPU: what its steps and pixels need, by half a second a step of 512 x 512."""
+    images = 2 * SWEEP_COLUMNS if work is _sweep else 1
+    try:
+        settings = read_settings(model_source(model))
+    except UserError:
+        return 15  # the job itself says what is wrong with the model
+    steps = request.steps or own_value(settings.num_inference_steps, request.degradation)
+    side = request.resolution or settings.resolution
+    return min(15 + ceil(0.5 * steps * images * (side / 512) ** 2), 120)
 
 
 def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Result:
@@ -180,45 +189,3 @@ def _sweep(pipeline: GenDegPipeline, request: Request, report: Report) -> list[l
         report(Step(done, len(rows) * len(pipeline.scheduler.timesteps)))
 
     return [degrade(pipeline, row, callback) for row in rows]
-
-
-class _Abandoned(Exception):
-    """Ends a job that nobody waits for any more."""
-
-
-def _in_background(running: threading.Lock, work: Callable[[Report], Any]) -> Iterator[Any]:
-    """Run `work(report)` in a thread while no other job runs; yield what it reports, then what it returns."""
-    messages: SimpleQueue[Any] = SimpleQueue()
-    abandoned = threading.Event()
-
-    def report(step: Step | None) -> None:
-        if abandoned.is_set():
-            raise _Abandoned
-        messages.put(step)
-
-    def run() -> None:
-        with running:
-            try:
-                report(None)
-                messages.put(work(report))
-            except _Abandoned:
-                pass
-            except UserError as error:
-                messages.put(error)
-            except Exception as error:
-                logging.exception("A job failed.")
-                messages.put(UserError(f"The model failed ({type(error).__name__}). The app's log says more."))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        message = None
-        while isinstance(message, Step | None):
-            try:
-                message = messages.get(timeout=_HEARTBEAT)
-            except Empty:
-                message = None
-            if isinstance(message, UserError):
-                raise message
-            yield message
-    finally:
-        abandoned.set()

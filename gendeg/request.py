@@ -18,13 +18,18 @@ from gendeg.memory import offloaded, set_tiling
 from gendeg.pipeline import GenDegPipeline
 from runtime.errors import UserError
 from runtime.images import open_image
+from runtime.limits import limit
 from runtime.memory import is_out_of_memory, release_memory
 
 MAX_SEED = 2**32 - 1
-MAX_STEPS = 200
-RESOLUTIONS = (256, 768)
+MIN_RESOLUTION = 256
 STRUCTURE_CORRECTION = {"auto": "auto", "on": True, "off": False}
 _ENOUGH_PIXELS = 16_000_000  # beyond, a photograph is shrunk before it becomes floating point numbers
+
+
+def resolutions() -> tuple[int, int]:
+    """The least and the largest short side that can be asked for, in pixels."""
+    return MIN_RESOLUTION, max(MIN_RESOLUTION, limit("GENDEG_MAX_RESOLUTION"))
 
 
 @dataclass(frozen=True)
@@ -107,19 +112,19 @@ def read_request(
     kind = get_degradation(degradation)
     choice = str(structure_correction or "auto").lower()
     if choice not in STRUCTURE_CORRECTION:
-        raise UserError(f"Structure correction must be auto, on or off, not {structure_correction}.")
+        raise UserError(f"Structure correction must be auto, on or off, not {_shown(structure_correction)}.")
     return Request(
         photo=open_image(photo),
         degradation=kind.name,
         mu=kind.typical[0] if mu is None else _number("mu", mu, 0, MU_MAX),
         sigma=kind.typical[1] if sigma is None else _number("sigma", sigma, 0, SIGMA_MAX),
         seed=_whole("The seed", seed, 0, MAX_SEED),
-        steps=None if steps is None else _whole("The number of steps", steps, 1, MAX_STEPS),
+        steps=None if steps is None else _whole("The number of steps", steps, 1, limit("GENDEG_MAX_STEPS")),
         guidance_scale=None if guidance_scale is None else _number("The guidance scale", guidance_scale, 0, 30),
         image_guidance_scale=(
             None if image_guidance_scale is None else _number("The image guidance scale", image_guidance_scale, 0, 30)
         ),
-        resolution=None if resolution is None else _whole("The resolution", resolution, *RESOLUTIONS),
+        resolution=None if resolution is None else _whole("The resolution", resolution, *resolutions()),
         caption=str(caption or ""),
         structure_correction=STRUCTURE_CORRECTION[choice],
         preset=preset or None,
@@ -207,18 +212,26 @@ def _shrunk(photo: Image.Image) -> Image.Image:
 def _number(name: str, value: Any, lowest: float, highest: float) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not isfinite(number) or not lowest <= number <= highest:
-        raise UserError(f"{name} must be a number from {lowest:g} to {highest:g}, not {value}.")
+        raise UserError(f"{name} must be a number from {lowest:g} to {highest:g}, not {_shown(value)}.")
     return number
 
 
 def _whole(name: str, value: Any, lowest: int, highest: int) -> int:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not isfinite(number) or number != int(number) or not lowest <= number <= highest:
-        raise UserError(f"{name} must be a whole number from {lowest} to {highest}, not {value}.")
+        raise UserError(f"{name} must be a whole number from {lowest} to {highest}, not {_shown(value)}.")
     return int(number)
+
+
+def _shown(value: Any) -> str:
+    """A value as its sentence shows it, however long or odd it is."""
+    if isinstance(value, int) and abs(value) >= 10**40:  # Python refuses to write out very long ones
+        return "a number of more than 40 digits"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -11,8 +11,7 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from html import escape
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,11 @@ from gendeg.figures import (
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.pipeline import own_value
-from gendeg.request import MAX_SEED, RESOLUTIONS, STRUCTURE_CORRECTION, Request, Result, read_request
-from runtime.errors import UserError
+from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
+from runtime.errors import UserError, sentence
+from runtime.jobs import CANCELLED, until
+from runtime.page import bar, failed, failure
+from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
 
 EXAMPLES = [
@@ -68,20 +70,7 @@ element.addEventListener('click', (event) => {
 });
 """
 SKIP = gr.skip()
-CANCELLED = "Cancelled."
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
-
-
-class Photo(gr.Image):
-    """An image component that hands over the path of the uploaded file as it is.
-
-    gr.Image opens the file before any function sees it, and answers a damaged one with a traceback.
-    """
-
-    is_template = True  # the browser treats it as a gr.Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
 
 
 # ----------------------------------------------------------------------------------------------------- intensity
@@ -103,9 +92,10 @@ def change_degradation(degradation: str) -> tuple[Any, Any, str]:
     return *sliders, intensity_plot(degradation, mu, sigma)
 
 
-def chosen_on_plot(event: gr.EventData) -> tuple[float, float]:
+def chosen_on_plot(event: gr.EventData) -> tuple[Any, Any]:
     """(mu, sigma) under a click on the plot."""
-    return round(event.mu, 3), round(event.sigma, 3)
+    chosen = event._data.get("mu"), event._data.get("sigma")
+    return tuple(round(value, 3) if isinstance(value, float | int) else SKIP for value in chosen)  # type: ignore
 
 
 # --------------------------------------------------------------------------------------------------------- models
@@ -134,7 +124,7 @@ def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
         own_value(settings.num_inference_steps, degradation),
         own_value(settings.guidance_scale, degradation),
         settings.image_guidance_scale,
-        min(max(settings.resolution, RESOLUTIONS[0]), RESOLUTIONS[1]),
+        min(max(settings.resolution, resolutions()[0]), resolutions()[1]),
         gr.update(value="auto", visible=settings.structure_correction),
     )
 
@@ -181,7 +171,7 @@ def run_generate(
     cancelled: threading.Event,
     randomise: bool,
     model: str | None,
-    photo: str | None,
+    photo: Any,
     degradation: str,
     mu: float,
     sigma: float,
@@ -193,6 +183,7 @@ def run_generate(
     Args:
         cancelled: once it is set, the work stops at its next step.
         model: one of `available_models()`; None: the first.
+        photo: file as the browser sends it, see `runtime.uploads.uploaded`.
         settings: steps, guidance scale, image guidance scale, resolution, caption, structure correction, preset.
 
     Yields:
@@ -202,7 +193,7 @@ def run_generate(
     if randomise:
         seed = int(np.random.default_rng().integers(MAX_SEED))
     try:
-        request = _read(photo, degradation, mu, sigma, seed, *settings)
+        request = _read(uploaded(photo), degradation, mu, sigma, seed, *settings)
         files = [gr.update(value=None, interactive=False)] * 2
         send = gr.update(interactive=False)
         begun = progress(None, models.loaded(model))
@@ -219,7 +210,7 @@ def run_generate(
                 yield progress(event), SKIP, images, *[SKIP] * 7
             elif isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
-                stem = f"{Path(photo).stem}-{degradation}-{seed}"
+                stem = f"{Path(photo['path']).stem[:60]}-{degradation}-{seed}"
                 files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean})
                 yield (
                     f"Done: {event.degraded.width} × {event.degraded.height} pixels, seed {seed}.",
@@ -234,16 +225,15 @@ def run_generate(
                 )
             else:
                 yield (SKIP,) * 10
-    except UserError as error:
-        gr.Warning(escape(str(error)))
-        yield failure(error), *[SKIP] * 9
+    except Exception as error:
+        yield failed(error), *[SKIP] * 9
 
 
 def run_sweep(
     models: Models,
     cancelled: threading.Event,
     model: str | None,
-    photo: str | None,
+    photo: Any,
     degradation: str,
     mu: float,
     sigma: float,
@@ -252,7 +242,7 @@ def run_sweep(
 ) -> Iterator[tuple[Any, Any]]:
     """Render the figure of rising mu and rising sigma. Arguments as above. Yields (status, figure)."""
     try:
-        request = _read(photo, degradation, mu, sigma, seed, *settings)
+        request = _read(uploaded(photo), degradation, mu, sigma, seed, *settings)
         yield progress(None, models.loaded(model)), SKIP
         for event in until(cancelled, models.sweep(request, model)):
             if event is CANCELLED:
@@ -261,9 +251,8 @@ def run_sweep(
                 yield f"Done: the sweep is below, seed {seed}.", gr.update(value=sweep_figure(event), visible=True)
             else:
                 yield SKIP if event is None else progress(event), SKIP
-    except UserError as error:
-        gr.Warning(escape(str(error)))
-        yield failure(error), SKIP
+    except Exception as error:
+        yield failed(error), SKIP
 
 
 def _read(*values: Any) -> Request:
@@ -271,18 +260,17 @@ def _read(*values: Any) -> Request:
     return read_request(*settings, None if preset == OWN else preset)
 
 
-def run_describe(caption_of: Callable[[str | None], str], photo: str | None) -> tuple[Any, Any]:
+def run_describe(caption_of: Callable[[str | None], str], photo: Any) -> tuple[Any, Any]:
     """(scene caption, status) for the photograph."""
     try:
-        return caption_of(photo), "Described. The scene caption is yours to change."
-    except UserError as error:
-        gr.Warning(escape(str(error)))
-        return SKIP, failure(error)
+        return caption_of(uploaded(photo)), "Described. The scene caption is yours to change."
+    except Exception as error:
+        return SKIP, failed(error)
 
 
 def run_endpoint(
     models: Models,
-    image: str | None,
+    image: Any,
     degradation: str = FIRST,
     mu: float | None = None,
     sigma: float | None = None,
@@ -299,7 +287,7 @@ def run_endpoint(
     """See `degrade` in `_endpoint`, which the API's documentation shows. Yields (degraded, clean, map, numbers)."""
     settings = (steps, guidance_scale, image_guidance_scale, resolution, caption, structure_correction, preset)
     try:
-        request = read_request(image, degradation, mu, sigma, seed, *settings)
+        request = read_request(uploaded(image), degradation, mu, sigma, seed, *settings)
         for event in models.generate(request, model or None):
             if isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
@@ -320,18 +308,8 @@ def run_endpoint(
                 yield None, None, None, {"step": event.done, "steps": event.total}
             else:
                 yield (SKIP,) * 4
-    except UserError as error:
-        raise gr.Error(str(error), print_exception=False) from error
-
-
-def until(cancelled: threading.Event, events: Iterator[Any]) -> Iterator[Any]:
-    """What a job reports, until it is cancelled; then CANCELLED, and the job is stopped."""
-    with closing(events):
-        for event in events:
-            if cancelled.is_set():
-                yield CANCELLED
-                return
-            yield event
+    except Exception as error:
+        raise gr.Error(sentence(error), print_exception=False) from error
 
 
 _folders: deque[tempfile.TemporaryDirectory] = deque(maxlen=8)  # Gradio copies what it serves; the oldest are deleted
@@ -352,14 +330,8 @@ def save_pngs(images: dict[str, Image.Image]) -> list[str]:
 def progress(step: Step | None, loaded: bool = True) -> str:
     """Status line of a running job; None: it has not come to its first step, with its model loaded or not yet."""
     if step is None:
-        return f'{"Starting" if loaded else "Loading the model"}…<div class="bar"></div>'
-    share = 100 * step.done // step.total
-    return f'Step {step.done} of {step.total}<div class="bar"><i style="width:{share}%"></i></div>'
-
-
-def failure(error: Exception) -> str:
-    """Status line of a job that failed."""
-    return f'<span class="failure">{escape(str(error))}</span>'
+        return f"{'Starting' if loaded else 'Loading the model'}…{bar(0)}"
+    return f"Step {step.done} of {step.total}{bar(step.done / step.total)}"
 
 
 def numbers(mu: float | None = None, sigma: float | None = None, *reached: float) -> str:
@@ -417,7 +389,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     0, 5, 1, step=0.1, label="Image guidance scale", info=IMAGE_GUIDANCE, elem_id="image-guidance"
                 )
                 resolution = gr.Slider(
-                    *RESOLUTIONS, RESOLUTIONS[0], step=32, label="Resolution", elem_id="resolution",
+                    *resolutions(), resolutions()[0], step=32, label="Resolution", elem_id="resolution",
                     info="Short side of the result, in pixels.",
                 )  # fmt: skip
                 caption = gr.Textbox(
@@ -533,7 +505,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         def caption_of(photo: str | None) -> str:
             return describe(captioner, photo)
 
-        def describe_clicked(photo: str | None) -> tuple[Any, Any]:
+        def describe_clicked(photo: Any) -> tuple[Any, Any]:
             return run_describe(caption_of, photo)
 
         describe_button.click(describe_clicked, photo, [caption, status], **slow)
@@ -603,7 +575,7 @@ def _endpoint(models: Models) -> None:
             gr.Number(label="Steps", value=None),
             gr.Number(label="Guidance scale", value=None),
             gr.Number(label="Image guidance scale", value=None),
-            gr.Number(label="Resolution, {} to {}".format(*RESOLUTIONS), value=None),
+            gr.Number(label="Resolution, {} to {}".format(*resolutions()), value=None),
             gr.Textbox(label="Scene caption", value=""),
             gr.Textbox(label="Structure correction: auto, on or off", value="auto"),
             gr.Textbox(label="Preset: fast or paper", value=None),

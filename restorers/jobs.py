@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +13,11 @@ from PIL import Image
 
 from restorers.metrics import WINDOW, psnr, ssim
 from restorers.registry import Restorer, available, load_restorer, version
-from runtime.errors import UserError
+from runtime.errors import UserError, sentence
 from runtime.images import open_image
-from runtime.memory import is_out_of_memory
+from runtime.jobs import Abandoned, Report, run_job
+from runtime.memory import is_out_of_memory, release_memory
 from runtime.zero_gpu import on_gpu
-
-_HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a tile takes
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,12 @@ class Failure:
 
 
 class Restorers:
-    """The restorers of `available()`, each loaded when it is first needed, so that the app is up at once."""
+    """The restorers of `available()`, each loaded when it is first needed; those of the last job stay in memory."""
 
     def __init__(self) -> None:
         self.running = threading.Lock()  # two jobs at a time would only slow each other down
         self._loaded: dict[str, tuple[object, Restorer]] = {}
-        self.job = on_gpu(self._run)
+        self.job = on_gpu(self._run, _seconds)
 
     def get(self, name: str) -> Restorer:
         """A loaded restorer, loaded anew when its file has changed; a failure is tried again at the next call.
@@ -100,8 +96,13 @@ class Restorers:
             self._loaded[name] = found, load_restorer(name)
         return self._loaded[name][1]
 
+    def keep(self, names: Sequence[str]) -> None:
+        """Free the others."""
+        self._loaded = {name: loaded for name, loaded in self._loaded.items() if name in names}
+        release_memory()
+
     def _run(self, request: Request) -> Iterator[Tiles | Result | Failure | None]:
-        yield from _in_background(self.running, lambda report: _restore(self, request, report))
+        yield from run_job(self.running, lambda report: _restore(self, request, report))
 
 
 def read_request(photo: str | None, names: Sequence[str] | str | None, clean: str | None = None) -> Request:
@@ -115,7 +116,10 @@ def read_request(photo: str | None, names: Sequence[str] | str | None, clean: st
         UserError: for anything that cannot be done; the message is a sentence to act on.
     """
     known = available()
-    names = [names] if isinstance(names, str) else list(dict.fromkeys(names or ()))
+    names = [names] if isinstance(names, str) else names or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError("Name restorers as a list of words.")
+    names = list(dict.fromkeys(names))
     if not known:
         raise UserError("There are no restorers yet. Put weights (.safetensors, .pth) into the folder models/.")
     if not photo:
@@ -144,7 +148,13 @@ def restore_photo(restorers: Restorers, request: Request) -> Iterator[Tiles | Re
     return restorers.job(request)
 
 
-def _restore(restorers: Restorers, request: Request, report: Callable[[Any], None]) -> None:
+def _seconds(request: Request) -> int:
+    """How long a job may take with ZeroGPU."""
+    return min(15 + len(request.names) * (2 + request.photo.width * request.photo.height // 2_000_000), 120)
+
+
+def _restore(restorers: Restorers, request: Request, report: Report) -> None:
+    restorers.keep(request.names)
     for name in request.names:
         report(None)
         try:
@@ -153,60 +163,14 @@ def _restore(restorers: Restorers, request: Request, report: Callable[[Any], Non
             image = restorer(request.photo, progress=lambda *tiles, name=name: report(Tiles(name, *tiles)))
             seconds = perf_counter() - started
             report(Result(name, image, seconds, request.clean and measure(image, request.clean)))
-        except _Abandoned:
+        except Abandoned:
             raise
-        except UserError as error:
-            report(Failure(name, str(error)))
         except Exception as error:
-            logging.exception("The restorer %s failed.", name)
-            report(Failure(name, _failure(error)))
-
-
-def _failure(error: Exception) -> str:
-    if is_out_of_memory(error):
-        return "There is too little memory for it. A smaller photograph needs less."
-    return f"It failed ({type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')})."
+            memory = "There is too little memory for it. A smaller photograph needs less."
+            report(Failure(name, memory if is_out_of_memory(error) else sentence(error)))
 
 
 def measure(image: Image.Image, clean: Image.Image) -> Quality:
     """PSNR and SSIM of an image against the clean one of the same size."""
     tensors = [torch.from_numpy(np.array(i)).permute(2, 0, 1)[None].float() / 255 for i in (image, clean)]
     return Quality(psnr(*tensors).item(), ssim(*tensors).item() if min(clean.size) >= WINDOW else None)
-
-
-class _Abandoned(Exception):
-    """Ends a job that nobody waits for any more."""
-
-
-def _in_background(lock: threading.Lock, work: Callable[[Callable[[Any], None]], None]) -> Iterator[Any]:
-    """Run `work(report)` in a thread while it holds the lock; yield what it reports, None whenever that takes long."""
-    messages: SimpleQueue[Any] = SimpleQueue()
-    abandoned = threading.Event()
-    end = object()
-
-    def report(message: Any) -> None:
-        if abandoned.is_set():
-            raise _Abandoned
-        messages.put(message)
-
-    def run() -> None:
-        try:
-            with lock:
-                work(report)
-        except _Abandoned:
-            pass
-        finally:
-            messages.put(end)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        while True:
-            try:
-                message = messages.get(timeout=_HEARTBEAT)
-            except Empty:
-                message = None
-            if message is end:
-                return
-            yield message
-    finally:
-        abandoned.set()

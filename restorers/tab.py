@@ -11,7 +11,7 @@ import io
 import math
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from html import escape
 from pathlib import Path
@@ -22,8 +22,11 @@ from PIL import Image
 
 from restorers.jobs import Failure, Quality, Restorers, Result, Tiles, measure, read_request, restore_photo
 from restorers.registry import available
-from runtime.errors import UserError
+from runtime.errors import UserError, sentence
+from runtime.jobs import CANCELLED, until
+from runtime.page import bar, failed, failure
 from runtime.paths import ASSETS
+from runtime.uploads import Photo, uploaded
 
 _EXAMPLES = ASSETS / "examples"
 EXAMPLES = {path.name: path.parent / "clean" / path.name for path in sorted(_EXAMPLES.glob("*.webp"))}
@@ -87,21 +90,21 @@ class Images:
 
 
 def run_restore(
-    restorers: Restorers, cancelled: threading.Event, names: list[str], photo: dict | None, clean: dict | None
+    restorers: Restorers, cancelled: threading.Event, names: list[str], photo: Any, clean: Any
 ) -> Iterator[tuple[Any, ...]]:
     """Restore one photograph with each of the restorers.
 
     Args:
         cancelled: once it is set, the work stops after the tile that is being computed.
-        photo, clean: files as the browser sends them, see `path`.
+        photo, clean: files as the browser sends them, see `runtime.uploads.uploaded`.
 
     Yields:
         (status, images, left and right choice, comparison, download of the right one, cards).
     """
     try:
-        request = read_request(path(photo), names, path(clean))
+        request = read_request(uploaded(photo), names, uploaded(clean))
         yield "Starting…" + bar(0), *[SKIP] * 6
-        images = Images(path(photo))
+        images = Images(uploaded(photo))
         images.add("Degraded", request.photo, quality=request.clean and measure(request.photo, request.clean))
         if request.clean:
             images.add("Clean", request.clean)
@@ -112,13 +115,13 @@ def run_restore(
             *compare(images, 0, inputs - 1), grid(images),
         )  # fmt: skip
         seconds, done = 0.0, 0
-        with closing(restore_photo(restorers, request)) as events:
+        with closing(until(cancelled, restore_photo(restorers, request))) as events:
             for event in events:
-                if cancelled.is_set():
-                    yield f"Cancelled, {done} of {len(names)} done.", *[SKIP] * 6
+                if event is CANCELLED:
+                    yield f"Cancelled, {done} of {len(request.names)} done.", *[SKIP] * 6
                     return
                 if isinstance(event, Tiles):
-                    yield progress(event, names), *[SKIP] * 6
+                    yield progress(event, request.names), *[SKIP] * 6
                 elif isinstance(event, Result):
                     images.add(event.name, event.image, event.seconds, event.quality)
                     seconds, done = seconds + event.seconds, done + 1
@@ -134,19 +137,18 @@ def run_restore(
                 else:
                     yield (SKIP,) * 7
         size = f"{request.photo.width} × {request.photo.height} pixels"
-        yield f"Done: {done} of {len(names)}, {size}, {seconds:.1f} s.", *[SKIP] * 6
-    except UserError as error:
-        gr.Warning(escape(str(error)))
-        yield failure(error), *[SKIP] * 6
+        yield f"Done: {done} of {len(request.names)}, {size}, {seconds:.1f} s.", *[SKIP] * 6
+    except Exception as error:
+        yield failed(error), *[SKIP] * 6
 
 
 def run_endpoint(
-    restorers: Restorers, image: dict | None, names: list[str] | str | None = None, clean: dict | None = None
+    restorers: Restorers, image: Any, names: list[str] | str | None = None, clean: Any = None
 ) -> Iterator[tuple[Any, Any]]:
     """See `restore` in `_endpoint`, which the API's documentation shows. Yields (files, numbers)."""
     try:
-        request = read_request(path(image), list(available()) if names is None else names, path(clean))
-        images, numbers = Images(path(image)), {}
+        request = read_request(uploaded(image), list(available()) if names is None else names, uploaded(clean))
+        images, numbers = Images(uploaded(image)), {}
         for event in restore_photo(restorers, request):
             if isinstance(event, Result):
                 images.add(event.name, event.image)
@@ -163,18 +165,14 @@ def run_endpoint(
         if not images.files:
             raise UserError(" ".join(f"{name}: {values['error']}" for name, values in numbers.items()))
         yield images.files, numbers
-    except UserError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        raise gr.Error(sentence(error), print_exception=False) from error
 
 
-def path(file: dict | None) -> str | None:
-    """Where a file that the browser sent lies."""
-    return file["path"] if file else None
-
-
-def clean_of(example: dict) -> str:
+def clean_of(example: Any) -> str | None:
     """The clean image that an example was made from."""
-    return str(EXAMPLES[Path(path(example)).name])
+    clean = EXAMPLES.get(Path(uploaded(example) or "").name)
+    return clean and str(clean)
 
 
 def compare(images: Images | None, left: int | None, right: int | None) -> tuple[Any, Any]:
@@ -206,21 +204,11 @@ def list_restorers() -> tuple[Any, Any]:
 # ----------------------------------------------------------------------------------------------------------- HTML
 
 
-def progress(tiles: Tiles, names: list[str]) -> str:
+def progress(tiles: Tiles, names: Sequence[str]) -> str:
     """Status line of a running job."""
     share = (names.index(tiles.name) + tiles.done / tiles.total) / len(names)
     of = f", {tiles.done} of {tiles.total} tiles done" if tiles.total > 1 else ""
     return f"{escape(tiles.name)} is at work{of}{bar(share)}"
-
-
-def bar(share: float) -> str:
-    """A progress bar, `share` of it done."""
-    return f'<div class="bar"><i style="width:{share:.0%}"></i></div>'
-
-
-def failure(error: Exception) -> str:
-    """Status line of a job that failed."""
-    return f'<span class="failure">{escape(str(error))}</span>'
 
 
 def card(index: int, label: str, image: Image.Image, seconds: float | None, quality: Quality | None) -> str:
@@ -271,7 +259,7 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
     restorers = Restorers()
     with gr.Row():
         with gr.Column(scale=30, min_width=280):
-            photo = gr.Image(
+            photo = Photo(
                 label="Degraded photograph", sources=["upload", "clipboard"], type="filepath", height=230,
                 elem_id="restore-photo", buttons=[],
             )  # fmt: skip
@@ -279,7 +267,7 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
                 [[str(_EXAMPLES / name)] for name in EXAMPLES], photo, label="Examples",
                 elem_id="restore-examples", preload=False,
             )  # fmt: skip
-            clean = gr.Image(
+            clean = Photo(
                 label="Clean image, if known", sources=["upload", "clipboard"], type="filepath", height=150,
                 elem_id="restore-clean", buttons=[], placeholder="Drop it here for PSNR and SSIM",
             )  # fmt: skip
@@ -308,7 +296,7 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for changed in (photo.upload, photo.clear):  # another photograph, another truth
         changed(lambda: None, None, clean, **quick)
-    examples.load_input_event.then(clean_of, photo, clean, preprocess=False, **quick)
+    examples.load_input_event.then(clean_of, photo, clean, **quick)
 
     images = gr.State()  # Images of the session's photograph
     for side in (left, right):
@@ -331,7 +319,6 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
         restore_clicked,
         [cancelled, choice, photo, clean],
         [status, images, left, right, comparison, download, cards],
-        preprocess=False,  # gr.Image would open files before any function sees them: a damaged one, a traceback
         concurrency_limit=1, concurrency_id="model", api_visibility="private", show_progress="minimal",
         show_progress_on=status,
     )  # fmt: skip
@@ -361,11 +348,11 @@ def _endpoint(loaded: Restorers) -> None:
 
     with gr.Group(visible=False):
         inputs = [
-            gr.Image(label="Degraded photograph", type="filepath"),
+            Photo(label="Degraded photograph", type="filepath"),
             gr.Dropdown(label="Restorers", value=None, multiselect=True, allow_custom_value=True),
-            gr.Image(label="Clean image", type="filepath", value=None),
+            Photo(label="Clean image", type="filepath", value=None),
         ]
         outputs = [gr.File(label="Restored", file_count="multiple"), gr.JSON(label="Seconds, PSNR and SSIM")]
         gr.Button("Restore").click(
-            restore, inputs, outputs, api_name="restore", preprocess=False, concurrency_limit=1, concurrency_id="model"
+            restore, inputs, outputs, api_name="restore", concurrency_limit=1, concurrency_id="model"
         )

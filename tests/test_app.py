@@ -9,6 +9,7 @@ from threading import Event
 from typing import Any
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.jobs import Models
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import _shrunk, read_request
+from gendeg.scheduler import BridgeScheduler
 from gendeg.tab import (
     change_degradation,
     list_models,
@@ -31,6 +33,7 @@ from gendeg.tab import (
 )
 from restorers.nafnet import NAFNet
 from restorers.tab import list_restorers
+from runtime import jobs
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +177,29 @@ def test_cancel_stops_the_work(app_url: str, degrade, photo: Path, monkeypatch: 
     assert degrade(photo)[3]["seed"] == 0
 
 
+def test_jobs_that_nobody_listens_to_end(app_url: str, degrade, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0
+    step = BridgeScheduler.step
+
+    def slow_step(self: BridgeScheduler, *values: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        time.sleep(0.1)
+        return step(self, *values, **options)
+
+    monkeypatch.setattr(BridgeScheduler, "step", slow_step)
+    monkeypatch.setattr(jobs, "UNHEARD", 1.0)
+    (upload,) = httpx.post(f"{app_url}gradio_api/upload", files={"files": photo.read_bytes()}).json()
+    for _ in range(3):  # one runs, two wait: a minute in all
+        httpx.post(f"{app_url}gradio_api/call/degrade", json={"data": [{"path": upload}, "haze", 0.1, 0.06, 0, 200]})
+    started = time.monotonic()
+    degrade(photo, steps=1)
+    assert time.monotonic() - started < 15
+    reached = steps
+    time.sleep(1)
+    assert steps == reached < 100, "none of them is at work any more"
+
+
 def test_failure_of_the_model_is_a_sentence(degrade, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError
@@ -243,10 +269,13 @@ def test_steps_and_guidance_follow_the_degradation(
 def test_answers_add_nothing_to_a_page_that_is_being_built(tiny_pipeline_folder: Path, photo: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+        patch.setenv("GRADIO_TEMP_DIR", str(photo.parent))
         with gr.Blocks() as page:  # Gradio puts every component that any thread makes meanwhile into it
             list_models(), list_restorers(), model_settings(None, "haze"), change_degradation("rain")
             settings = (2, 1.0, 1.0, 256, "", "auto", "own")
-            steps = list(run_generate(Models(), Event(), False, None, str(photo), "haze", 0.1, 0.06, 1, *settings))
+            steps = list(
+                run_generate(Models(), Event(), False, None, {"path": str(photo)}, "haze", 0.1, 0.06, 1, *settings)
+            )
             assert steps[-1][0].startswith("Done")
         assert not page.blocks
 

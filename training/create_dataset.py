@@ -37,8 +37,9 @@ from gendeg.importer import check_repository
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
-from gendeg.request import MAX_SEED, MAX_STEPS
+from gendeg.request import MAX_SEED
 from runtime.errors import UserError
+from runtime.limits import limit
 from training.dataset_card import write_card
 from training.dataset_plan import Batch, Photo, find_photos, plan, read, with_captions
 from training.dataset_store import PARTIAL, AppendLog, PairStore, image_name, write_pair
@@ -430,7 +431,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         ("batch_size", 1, None),
         ("workers", 1, None),
         ("resolution", 1, None),
-        ("steps", 1, MAX_STEPS),
+        ("steps", 1, limit("GENDEG_MAX_STEPS")),
         ("seed", 0, MAX_SEED),
     ):
         value = getattr(args, name)

@@ -1,4 +1,5 @@
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from restorers import save_restorer
 from restorers.jobs import Failure, Request, Restorers, Result, Tiles, read_request, restore_photo
 from restorers.nafnet import NAFNet
+from runtime.errors import OUR_FAULT
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 200, (13, 20, 3), dtype=np.uint8))
 
@@ -62,7 +64,7 @@ def test_restorers_are_loaded_once_unless_their_file_changes(brighten):
     assert restorers.get("little").network.ending.bias[0] == restorers.get("much").network.ending.bias[0]
 
 
-def test_what_failed_is_told(brighten):
+def test_what_failed_is_told(brighten, caplog):
     restorers = Restorers()
     for name, error in (("little", RuntimeError("It has no head.")), ("much", MemoryError())):
 
@@ -72,7 +74,8 @@ def test_what_failed_is_told(brighten):
         restorers.get(name).network.register_forward_pre_hook(fail)
     events = restore_photo(restorers, Request(PHOTO, ("little", "much")))
     told = {event.name: event.sentence for event in events if isinstance(event, Failure)}
-    assert told["little"] == "It failed (RuntimeError: It has no head)." and "too little memory" in told["much"]
+    assert told["little"] == OUR_FAULT and "It has no head." in caplog.text, "a fault of ours is for the log"
+    assert "too little memory" in told["much"]
 
 
 def test_closing_stops_the_work_and_frees_the_way(brighten):
@@ -83,8 +86,9 @@ def test_closing_stops_the_work_and_frees_the_way(brighten):
         begun.set()
         go_on.wait(10)
 
-    for name in ("little", "much"):
-        restorers.get(name).network.register_forward_pre_hook(wait)
+    networks = [restorers.get(name).network for name in ("little", "much")]
+    for network in networks:
+        network.register_forward_pre_hook(wait)
     events = restore_photo(restorers, Request(PHOTO, ("little", "much")))
     while not begun.is_set():
         next(events)
@@ -92,7 +96,16 @@ def test_closing_stops_the_work_and_frees_the_way(brighten):
     events.close()
     go_on.set()
     after = [e.name for e in restore_photo(restorers, Request(PHOTO, ("much",))) if isinstance(e, Result)]
-    assert after == ["much"] and calls == [restorers.get(name).network for name in ("little", "much")]
+    assert after == ["much"] and calls == networks
+
+
+def test_restorers_that_are_not_chosen_any_more_are_freed(brighten):
+    restorers = Restorers()
+    little = weakref.ref(restorers.get("little").network)
+    list(restore_photo(restorers, Request(PHOTO, ("little", "much"))))
+    assert little() is not None
+    list(restore_photo(restorers, Request(PHOTO, ("much",))))
+    assert little() is None
 
 
 def test_what_is_asked(brighten):
@@ -105,6 +118,8 @@ def test_what_is_asked(brighten):
     for arguments, sentence in {
         (None, ("little",)): "There is no photograph yet",
         (str(path), ()): "Choose at least one restorer",
+        (str(path), (("little",),)): "Name restorers as a list of words",
+        (str(path), 5): "Name restorers as a list of words",
         (str(path), ("little", "unheard")): "no restorer 'unheard'; there are little, much, broken",
         (str(path), (str(brighten / "models" / "broken.pth"),)): "There is no restorer",
         (str(path), ("somebody/repository",)): "There is no restorer",

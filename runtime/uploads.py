@@ -1,0 +1,85 @@
+"""Which files may a visitor of the app name? Those that they uploaded, or the app made for them; nothing else.
+
+Gradio checks file objects in a request only if they carry its `meta` key, so every path is checked here once more.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from runtime.errors import UserError
+from runtime.limits import limit
+
+_NOT_UPLOADED = "This photograph is not among the uploaded files. Upload it once more."  # says nothing of what is there
+
+
+class Photo(gr.Image):
+    """An image component whose value reaches functions as the request has it, to be opened through `uploaded`.
+
+    gr.Image opens files, and checks values, before any function sees them, and answers what is wrong with a traceback.
+    """
+
+    is_template = True  # the browser treats it as a gr.Image
+    data_model = None  # checked in `uploaded`
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+    def api_info(self) -> dict[str, Any]:
+        schema = ImageData.model_json_schema()
+        return schema | {"additional_description": schema.pop("description", None)}
+
+
+def uploaded(file: Any) -> str | None:
+    """The path of a file that came with a request; None if none came.
+
+    Args:
+        file: what a `Photo` hands over: {"path": ...}, or None.
+
+    Raises:
+        UserError: for anything but a regular file in the app's upload folder; the same whether there is one or not.
+    """
+    if file is None:
+        return None
+    path = file.get("path") if isinstance(file, dict) else None
+    try:
+        resolved = Path(path).resolve(strict=True)
+        inside = resolved.is_relative_to(Path(get_upload_folder()).resolve())
+        if inside and stat.S_ISREG(os.stat(resolved).st_mode):
+            return str(resolved)
+    except (OSError, TypeError, ValueError, RuntimeError):  # also names with NUL, and loops of links
+        pass
+    raise UserError(_NOT_UPLOADED)
+
+
+class UploadGate:
+    """ASGI middleware: no uploads while the files of all visitors together have reached GENDEG_MAX_CACHE_GIGABYTES."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload"):
+            if _stored_bytes() >= limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9:
+                answer = PlainTextResponse("There is no room for more uploads now. Try again in an hour.", 507)
+                return await answer(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+
+def _stored_bytes() -> int:
+    total = 0
+    for folder, _, names in os.walk(get_upload_folder()):
+        for name in names:
+            with suppress(OSError):  # it was deleted meanwhile
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total

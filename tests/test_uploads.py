@@ -1,0 +1,121 @@
+"""No request makes the served app open a file that was not uploaded to it, nor learn of one, nor hang on one."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+import app
+from runtime import uploads
+from runtime.errors import UserError
+from runtime.uploads import Photo, uploaded
+
+NOT_UPLOADED = "This photograph is not among the uploaded files. Upload it once more."
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Paths outside the upload folder: an image, a folder, a FIFO, a device, what is not there, and odd ones."""
+    folder = tmp_path_factory.mktemp("foreign")
+    Image.new("RGB", (64, 64), "red").save(folder / "private.png")
+    os.mkfifo(folder / "fifo.png")
+    return [
+        str(folder / "private.png"), str(folder / "none.png"), str(folder), str(folder / "fifo.png"), "/dev/zero",
+        "/proc/self/environ", "private.png", "", "\0", "http://127.0.0.1:1/private.png", "~/private.png",
+    ]  # fmt: skip
+
+
+def call(url: str, name: str, data: list[Any]) -> tuple[str, Any]:
+    """(last event, its data) of a named endpoint, over plain HTTP."""
+    event = httpx.post(f"{url}gradio_api/call/{name}", json={"data": data}, timeout=20).json()["event_id"]
+    lines = httpx.get(f"{url}gradio_api/call/{name}/{event}", timeout=20).text.splitlines()
+    return lines[-3].removeprefix("event: "), json.loads(lines[-2].removeprefix("data: "))
+
+
+def names_and_arguments(demo: gr.Blocks) -> Iterator[tuple[int, list[Any], int]]:
+    """(index of a function, its inputs' values, which of them is a file) for every file that any function takes."""
+    for index, function in demo.fns.items():
+        values = [getattr(block, "value", None) for block in function.inputs]
+        for place, block in enumerate(function.inputs):
+            if isinstance(block, gr.Image | gr.File | gr.DownloadButton | gr.ImageEditor | gr.UploadButton):
+                yield index, values, place
+
+
+@pytest.mark.parametrize("endpoint", ["degrade", "restore"])
+def test_named_endpoints_open_uploads_alone(app_url: str, foreign: list[str], endpoint: str) -> None:
+    rest = ["haze"] if endpoint == "degrade" else [["nafnet"]]  # what is left out has its default
+    answers = set()
+    for path in foreign:
+        for file in ({"path": path}, {"path": path, "meta": {"_type": "something"}}, path):
+            event, answer = call(app_url, endpoint, [file, *rest])
+            assert event == "error"
+            answers.add(json.dumps(answer))
+    assert len(answers) == 1 and NOT_UPLOADED in answers.pop(), "one sentence, whether the file is there or not"
+
+
+def test_the_clean_image_must_be_uploaded_too(app_url: str, foreign: list[str], photo: Path) -> None:
+    client = Client(app_url, verbose=False)
+    (upload,) = httpx.post(f"{app_url}gradio_api/upload", files={"files": photo.read_bytes()}).json()
+    for path in foreign:
+        event, answer = call(app_url, "restore", [{"path": upload}, ["nafnet"], {"path": path}])
+        assert event == "error" and NOT_UPLOADED in answer["error"]
+    assert len(client.predict(handle_file(str(photo)), ["nafnet"], None, api_name="/restore")) == 2
+
+
+def test_no_function_of_the_app_takes_a_foreign_file(app_url: str, foreign: list[str]) -> None:
+    """Each function behind the page, by its number, with each of its file parameters."""
+    found = 0
+    for index, values, place in names_and_arguments(app.demo):
+        found += 1
+        for path in foreign[:4]:
+            values[place] = {"path": path}
+            body = {"data": values, "fn_index": index, "session_hash": f"probe{index}"}
+            started = time.monotonic()
+            answer = httpx.post(f"{app_url}gradio_api/queue/join", json=body, timeout=20)
+            text = answer.text
+            if answer.status_code == 200:
+                text += httpx.get(f"{app_url}gradio_api/queue/data?session_hash=probe{index}", timeout=30).text
+            assert time.monotonic() - started < 10
+            assert "file=" not in text and "private" not in text.replace(path, ""), f"function {index} served {path}"
+    assert found >= 6
+
+
+def test_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    (folder / "photo.png").touch()
+    (tmp_path / "private.png").touch()
+    (folder / "link.png").symlink_to(tmp_path / "private.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    os.mkfifo(folder / "fifo.png")
+    assert uploaded(None) is None
+    assert uploaded({"path": str(folder / "photo.png")}) == str(folder / "photo.png")
+    assert uploaded({"path": str(folder / ".." / "uploads" / "photo.png")}) == str(folder / "photo.png")
+    bad = ["link.png", "loop.png", "fifo.png", "none.png", ".", "../private.png", "a" * 5000]
+    for file in (*({"path": str(folder / name)} for name in bad), {"path": 1}, {"path": None}, {}, [], 1, "photo.png"):
+        with pytest.raises(UserError, match="Upload it once more"):
+            uploaded(file)
+
+
+def test_the_page_has_no_image_input_that_opens_files_itself() -> None:
+    for function in app.demo.fns.values():
+        assert not [block for block in function.inputs if isinstance(block, gr.Image) and not isinstance(block, Photo)]
+
+
+def test_uploads_are_limited_in_size_and_in_all(app_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = f"{app_url}gradio_api/upload"
+    assert httpx.post(upload, files={"files": ("large.png", b"\0" * 61_000_000)}, timeout=60).status_code == 413
+    assert httpx.post(upload, files={"files": ("small.png", b"\0")}).status_code == 200
+    monkeypatch.setattr(uploads, "_stored_bytes", lambda: 8 * 10**9)
+    refused = httpx.post(upload, files={"files": ("small.png", b"\0")})
+    assert refused.status_code == 507 and "no room for more uploads" in refused.text
+    assert httpx.get(app_url).status_code == 200
