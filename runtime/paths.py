@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-ASSETS = ROOT / "assets"
-MODELS = ROOT / "models"  # whatever weights and pipelines the user puts there
+_ROOT = Path(__file__).resolve().parents[1]
+_INSTALLED = _ROOT / "gendeg" / "assets"  # where a wheel puts them, see pyproject.toml
+ASSETS = _INSTALLED if _INSTALLED.is_dir() else _ROOT / "assets"
+MODELS = Path("models") if _INSTALLED.is_dir() else _ROOT / "models"  # weights and pipelines of the user's own
