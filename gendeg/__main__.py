@@ -13,15 +13,13 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import transformers
-from PIL import Image
 
 from gendeg.checkpoints import PRESETS, load_pipeline
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.prior import IntensityPrior
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, degrade, read_request, resolutions
 from runtime.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+from runtime.images import check_output, shown, write_image
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,10 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
             str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution, args.caption,
             args.structure_correction,
         )  # fmt: skip
+        for note in request.photo.info.get("notes", ()):
+            print(f"{shown(args.photo)}: {note}.", file=sys.stderr)
         result = degrade(load_pipeline(args.model, preset=args.preset), [request])[0]
-        _save(result.degraded, args.output)
+        write_image(result.degraded, args.output)
         if args.clean_output:
-            _save(result.clean, args.clean_output)
+            write_image(result.clean, args.clean_output)
     except UserError as error:
         print(f"gendeg: {error}", file=sys.stderr)
         return 2
@@ -79,20 +79,12 @@ def _check_outputs(photo: Path, outputs: list[Path]) -> None:
     """Before any work, refuse what could not be written, or would destroy the photograph."""
     taken = [photo.resolve()]
     for output in outputs:
-        if output.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{output} must end in one of {', '.join(SUFFIXES)}.")
+        check_output(output)
         if not output.parent.is_dir():
-            raise UserError(f"There is no folder {output.parent}.")
+            raise UserError(f"There is no folder {shown(output.parent)}.")
         if output.resolve() in taken or (output.exists() and photo.exists() and output.samefile(photo)):
-            raise UserError(f"{output} would overwrite another image of this command. Choose another name.")
+            raise UserError(f"{shown(output)} would overwrite another image of this command. Choose another name.")
         taken.append(output.resolve())
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    try:
-        image.save(path, quality=95)  # formats without loss ignore the quality
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 if __name__ == "__main__":

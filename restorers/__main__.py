@@ -9,19 +9,14 @@ Of a folder, photographs whose result exists are skipped, so an interrupted run 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from restorers.registry import Restorer, available, load_restorer
 from runtime.errors import UserError
-from runtime.images import upright
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+from runtime.images import SUFFIXES, check_output, image_files, open_image, shown, write_image
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if not args.input.exists():
-            raise UserError(f"There is no {args.input}.")
+            raise UserError(f"There is no {shown(args.input)}.")
         jobs = _folder_jobs(args.input, args.output) if args.input.is_dir() else [_single_job(args.input, args.output)]
         waiting = [(source, target) for source, target in jobs if args.input.is_file() or not target.exists()]
         if len(jobs) > len(waiting):
@@ -66,8 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _single_job(source: Path, target: Path) -> tuple[Path, Path]:
     if target.is_dir():
         target = target / source.name
-    if target.suffix.lower() not in SUFFIXES:
-        raise UserError(f"The output {target} must end in {', '.join(SUFFIXES)}.")
+    check_output(target)
     if target.resolve() == source.resolve():
         raise UserError("Choose another output: the photograph would be replaced.")
     return source, target
@@ -79,16 +73,10 @@ def _folder_jobs(folder: Path, output: Path) -> list[tuple[Path, Path]]:
         raise UserError("Choose an output folder other than the input: the photographs would be replaced.")
     inside = output.resolve().is_relative_to(folder.resolve())  # then it holds results of an earlier run
     if output.is_file():
-        raise UserError(f"The output {output} is a file; of a folder the results need a folder.")
-    sources = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in SUFFIXES
-        and not file.name.startswith(".")
-        and not (inside and file.resolve().is_relative_to(output.resolve()))
-    ]
+        raise UserError(f"The output {shown(output)} is a file; of a folder the results need a folder.")
+    sources = [file for file in image_files(folder) if not (inside and file.resolve().is_relative_to(output.resolve()))]
     if not sources:
-        raise UserError(f"The folder {folder} holds no photographs ({', '.join(SUFFIXES)}).")
+        raise UserError(f"The folder {shown(folder)} holds no photographs ({', '.join(SUFFIXES)}).")
     return [(source, output / source.relative_to(folder)) for source in sources]
 
 
@@ -99,11 +87,12 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
         UserError: if `source` cannot be read or restored, or `target` not be written; the message says why.
     """
     try:
-        with Image.open(source) as file:
-            photo = upright(file)
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise UserError(f"{source} cannot be read: {str(error).rstrip('.')}.") from error
-    with tqdm(desc=source.name, unit="tile", disable=None, leave=False) as bar:
+        photo = open_image(source, keep_alpha=True)
+    except UserError as error:
+        raise UserError(f"{shown(source)} cannot be read: {error}") from error
+    for note in photo.info["notes"]:
+        tqdm.write(f"{shown(source)}: {note}.", file=sys.stderr)
+    with tqdm(desc=shown(source.name), unit="tile", disable=None, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -113,18 +102,12 @@ def restore_file(restorer: Restorer, source: Path, target: Path) -> None:
             restored = restorer(photo, progress=progress)
         except (RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{source} could not be restored: {reason.rstrip('.')}.") from error
-    if target.suffix.lower() in (".jpg", ".jpeg", ".bmp"):
-        restored = restored.convert("RGB")
-    part = target.with_name(f".{target.stem}.part{target.suffix}")
+            raise UserError(f"{shown(source)} could not be restored: {reason.rstrip('.')}.") from error
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        restored.save(part, quality=95)
-        os.replace(part, target)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{target} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{shown(target)} cannot be written: {error.strerror or error}.") from error
+    write_image(restored, target)
 
 
 if __name__ == "__main__":

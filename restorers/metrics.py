@@ -1,27 +1,58 @@
-"""How close is a restored image to the clean one? PSNR and SSIM, as restoration papers report them, on RGB."""
+"""How close is a restored image to the clean one? PSNR and SSIM, as restoration papers report them, on RGB.
+
+Both are computed in strips along the longer side, so that an image of 100 megapixels takes no gigabytes of floats.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
 import torch
+from PIL import Image
 from skimage.metrics import structural_similarity
 
 WINDOW = 11  # pixels: the side of SSIM's Gaussian window of deviation 1.5, and of the smallest image it can judge
+_STRIP = 1 << 20  # pixels of a strip; SSIM takes about 80 bytes for each
+
+# Two images of which (left, top, right, bottom) is cut out, as float arrays [3, h, w] in [0, 1].
+_Cut = Callable[[tuple[int, int, int, int]], tuple[np.ndarray, np.ndarray]]
+
+
+def quality(restored: Image.Image, clean: Image.Image) -> tuple[float, float | None]:
+    """PSNR in dB, infinite for equal images, and SSIM, None if a side is shorter than WINDOW, of two RGB images.
+
+    Raises:
+        ValueError: if the two are not RGB and of one size.
+    """
+    if restored.size != clean.size or restored.mode != "RGB" or clean.mode != "RGB":
+        raise ValueError(
+            f"Restored and clean images must be RGB and of one size, not {restored.mode} {restored.size} and "
+            f"{clean.mode} {clean.size}."
+        )
+
+    def cut(box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(
+            np.asarray(image.crop(box), dtype=np.float32).transpose(2, 0, 1) / 255 for image in (restored, clean)
+        )
+
+    return _psnr(cut, *clean.size), _ssim(cut, *clean.size) if min(clean.size) >= WINDOW else None
 
 
 def psnr(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio of each image over all its pixels and colours.
 
     Args:
-        restored, clean: float tensors [B, 3, H, W] in [0, 1].
+        restored, clean: tensors [B, 3, H, W] of floats in [0, 1] or of uint8.
 
     Returns:
-        [B], in dB; infinite for equal images.
+        [B] on the CPU, in dB; infinite for equal images.
 
     Raises:
         ValueError: if the two are no such tensors of one size.
     """
-    _check(restored, clean)
-    return -10 * (restored.float() - clean.float()).square().mean((1, 2, 3)).log10()
+    return _of_each(_psnr, restored, clean)
 
 
 def ssim(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -30,31 +61,64 @@ def ssim(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004), with its constants.
 
     Args:
-        restored, clean: float tensors [B, 3, H, W] in [0, 1], no side shorter than WINDOW.
+        restored, clean: tensors [B, 3, H, W] of floats in [0, 1] or of uint8, no side shorter than WINDOW.
 
     Returns:
-        [B], 1 for equal images.
+        [B] on the CPU, 1 for equal images.
 
     Raises:
         ValueError: if the two are no such tensors of one size.
     """
-    _check(restored, clean)
-    if min(clean.shape[-2:]) < WINDOW:
+    if min(clean.shape[-2:], default=0) < WINDOW:
+        _check(restored, clean)
         raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels.")
-    return torch.tensor(
-        [
-            structural_similarity(
-                one.float().cpu().numpy(), other.float().cpu().numpy(), channel_axis=0, data_range=1,
-                gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-            )
-            for one, other in zip(restored, clean, strict=True)
-        ]
-    )  # fmt: skip
+    return _of_each(_ssim, restored, clean)
+
+
+def _of_each(metric: Callable[[_Cut, int, int], float], restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    _check(restored, clean)
+    height, width = clean.shape[-2:]
+
+    def cut(index: int, box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        left, top, right, bottom = box
+        parts = (batch[index, :, top:bottom, left:right].detach().cpu() for batch in (restored, clean))
+        return tuple((part.float() / (1 if part.is_floating_point() else 255)).numpy() for part in parts)
+
+    return torch.tensor([metric(lambda box, i=i: cut(i, box), width, height) for i in range(len(clean))])
+
+
+def _psnr(cut: _Cut, width: int, height: int) -> float:
+    squares = 0.0
+    for box in _strips(width, height, overlap=0):
+        one, other = cut(box)
+        squares += float(np.square(one - other).sum(dtype=np.float64))
+    return -10 * math.log10(squares / (3 * width * height)) if squares else math.inf
+
+
+def _ssim(cut: _Cut, width: int, height: int) -> float:
+    total = 0.0
+    for box in _strips(width, height, overlap=WINDOW - 1):
+        left, top, right, bottom = box
+        mean = structural_similarity(
+            *cut(box), channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )  # over the places where the window lies inside the strip
+        total += float(mean) * (right - left - WINDOW + 1) * (bottom - top - WINDOW + 1)
+    return total / ((width - WINDOW + 1) * (height - WINDOW + 1))
+
+
+def _strips(width: int, height: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) that cover an image along its longer side, each sharing pixels with the next."""
+    long, short = max(width, height), min(width, height)
+    step = max(1, _STRIP // short - overlap)
+    for start in range(0, long - overlap, step):
+        end = min(start + step + overlap, long)
+        yield (start, 0, end, height) if width > height else (0, start, width, end)
 
 
 def _check(restored: torch.Tensor, clean: torch.Tensor) -> None:
-    if not (restored.is_floating_point() and clean.is_floating_point()):
-        raise ValueError(f"Images must hold floats in [0, 1], not {restored.dtype} and {clean.dtype}.")
+    for batch in (restored, clean):
+        if not (batch.is_floating_point() or batch.dtype == torch.uint8):
+            raise ValueError(f"Images must hold floats in [0, 1] or uint8, not {batch.dtype}.")
     if restored.shape != clean.shape or clean.ndim != 4 or clean.shape[1] != 3:
         raise ValueError(
             f"Restored and clean images must be [B, 3, H, W] of one size, not {list(restored.shape)} and "

@@ -59,10 +59,7 @@ class Restorer:
             UserError: for an image of another kind, shape, type or range.
         """
         if isinstance(image, Image.Image):
-            try:
-                image = upright(image)
-            except UserError as error:
-                raise UserError(f"The image cannot be restored: {error}.") from error
+            image = upright(image)
             rgb = np.asarray(image.convert("RGB"))
             restored = Image.fromarray(self(rgb, memory_budget, progress))
             if image.mode == "RGBA":

@@ -20,9 +20,8 @@ from tqdm import tqdm
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.pipeline import MIN_SIDE
 from runtime.errors import UserError
-from runtime.images import open_image
+from runtime.images import SUFFIXES, files_below, image_size, open_image
 from training.dataset_store import AppendLog
-from training.photos import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,7 @@ def find_photos(
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
-    files = sorted(
-        file.relative_to(folder).as_posix()
-        for file in folder.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+    files = [file.relative_to(folder).as_posix() for file in files_below(folder)]
     has, skipped = _degradations_there(folder), []
     photos = []
     for path in files:
@@ -81,17 +76,13 @@ def find_photos(
         try:
             if Path(path).suffix.lower() not in SUFFIXES:
                 raise UserError("not an image file")
-            with Image.open(folder / path) as image:
-                width, height = image.size
-                # EXIF orientation: it lies on its side. PNG's own getexif would read the whole image.
-                if Image.Image.getexif(image).get(0x0112, 1) >= 5:
-                    width, height = height, width
+            width, height = image_size(folder / path)
             size = working_size(height, width)
             if min(size) < MIN_SIDE:
                 raise UserError(f"the image is {width} x {height} pixels, too long and narrow")
             photos.append(Photo(path, size, frozenset(degradations) - has.pop(path, frozenset())))
-        except Exception as error:  # Pillow's readers raise almost anything on damaged files
-            skipped.append((path, str(error).rstrip(".").replace(str(folder / path), "the file")))
+        except ValueError as error:
+            skipped.append((path, str(error).rstrip(".")))
     skipped += [(path, "in the metadata, but not in the folder") for path in has if path not in files]
     if not photos:
         reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""

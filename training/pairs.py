@@ -15,9 +15,9 @@ from tqdm import tqdm
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.prior import IntensityPrior
 from runtime.errors import UserError
-from runtime.images import open_image
+from runtime.images import SUFFIXES, open_image
 from training.loop import processes
-from training.photos import SUFFIXES, Photos
+from training.photos import Photos
 from training.simulators.matching import simulate_batch
 
 PHRASES = sorted(

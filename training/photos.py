@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from runtime.errors import UserError
-from runtime.images import open_image
+from runtime.images import SUFFIXES, image_files, open_image
 from training.scenes import draw_scene
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 # The scale the models know: degradations look as they do on a photograph whose short side has so many pixels.
 SHORT_SIDE = 256
 
@@ -38,9 +37,9 @@ class Photos:
             raise UserError(
                 f"There is no folder {folder}. Name a folder of photographs, or none for procedural scenes."
             )
-        self.files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+        self.files = image_files(folder)
         if not self.files:
-            raise UserError(f"No images in {folder} (looked for {', '.join(sorted(SUFFIXES))}).")
+            raise UserError(f"No images in {folder} (looked for {', '.join(SUFFIXES)}).")
 
     @property
     def name(self) -> str:
