@@ -7,6 +7,7 @@ fit what is, the way real data sets have them.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -80,9 +81,9 @@ def _check_outputs(photo: Path, outputs: list[Path]) -> None:
     taken = [photo.resolve()]
     for output in outputs:
         check_output(output)
-        if not output.parent.is_dir():
+        if not os.path.isdir(output.parent):
             raise UserError(f"There is no folder {shown(output.parent)}.")
-        if output.resolve() in taken or (output.exists() and photo.exists() and output.samefile(photo)):
+        if output.resolve() in taken or (os.path.exists(output) and os.path.exists(photo) and output.samefile(photo)):
             raise UserError(f"{shown(output)} would overwrite another image of this command. Choose another name.")
         taken.append(output.resolve())
 

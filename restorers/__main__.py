@@ -9,6 +9,7 @@ Of a folder, photographs whose result exists are skipped, so an interrupted run 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", help="default: cuda where there is one, else cpu")
     args = parser.parse_args(arguments)
     try:
-        if not args.input.exists():
+        if not os.path.exists(args.input):  # unlike Path.exists, takes names that are too long
             raise UserError(f"There is no {shown(args.input)}.")
         jobs = _folder_jobs(args.input, args.output) if args.input.is_dir() else [_single_job(args.input, args.output)]
         waiting = [(source, target) for source, target in jobs if args.input.is_file() or not target.exists()]
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _single_job(source: Path, target: Path) -> tuple[Path, Path]:
-    if target.is_dir():
+    if os.path.isdir(target):
         target = target / source.name
     check_output(target)
     if target.resolve() == source.resolve():

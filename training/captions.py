@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from gendeg.captions import MODEL, Captioner
 from runtime.errors import UserError
-from runtime.images import open_image
+from runtime.images import open_image, shown
 from training.dataset_store import AppendLog
 from training.photos import Photos
 
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"  {name}: {reason}", file=sys.stderr)
         if len(skipped) > _LISTED:
             print(f"  and {len(skipped) - _LISTED} more", file=sys.stderr)
-    print(f"The captions are in {output}.")
+    print(f"The captions are in {shown(output)}.")
     return 0
 
 

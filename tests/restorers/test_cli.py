@@ -141,3 +141,20 @@ def test_runs_as_a_module(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert done.stderr == f"There is no {tmp_path / 'none.png'}.\n"
+
+
+def test_what_the_opener_changed_is_said(weights, tmp_path, capsys):
+    Image.new("RGB", (20, 13)).save(
+        tmp_path / "photo.gif", save_all=True, append_images=[Image.new("RGB", (20, 13), 9)]
+    )
+    assert main([str(tmp_path / "photo.gif"), "-o", str(tmp_path / "out.png")]) == 0
+    assert capsys.readouterr().err.strip() == f"{tmp_path / 'photo.gif'}: first of several frames."
+
+
+def test_names_that_are_too_long_or_no_text(weights, tmp_path):
+    """In a process of its own, whose streams refuse what is no UTF-8."""
+    _photo(tmp_path / "photo.png")
+    for name, output in (("x" * 300 + ".png", "out.png"), ("photo.png", "x" * 300 + ".png"), ("\udce9.png", "out.png")):
+        command = [sys.executable, "-m", "restorers", str(tmp_path / name), "-o", str(tmp_path / output)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, errors="strict")
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
