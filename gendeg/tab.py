@@ -7,9 +7,7 @@ another thread is building.
 
 from __future__ import annotations
 
-import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +36,7 @@ from gendeg.pipeline import own_value
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import bar, failed, failure
+from runtime.page import bar, failed, failure, notes, save_pngs, show_upload
 from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
 
@@ -212,8 +210,9 @@ def run_generate(
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
                 stem = f"{Path(photo['path']).stem[:60]}-{degradation}-{seed}"
                 files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean})
+                size = f"{event.degraded.width} × {event.degraded.height}"
                 yield (
-                    f"Done: {event.degraded.width} × {event.degraded.height} pixels, seed {seed}.",
+                    f"Done: {size} pixels, seed {seed}.{notes(request.photo)}",
                     SKIP,
                     (event.clean, event.degraded),
                     degradation_map,
@@ -310,18 +309,6 @@ def run_endpoint(
                 yield (SKIP,) * 4
     except Exception as error:
         raise gr.Error(sentence(error), print_exception=False) from error
-
-
-_folders: deque[tempfile.TemporaryDirectory] = deque(maxlen=8)  # Gradio copies what it serves; the oldest are deleted
-
-
-def save_pngs(images: dict[str, Image.Image]) -> list[str]:
-    """Write images under their names, for download; returns the paths."""
-    _folders.append(tempfile.TemporaryDirectory(prefix="gendeg-"))
-    paths = [Path(_folders[-1].name) / f"{name}.png" for name in images]
-    for path, image in zip(paths, images.values(), strict=True):
-        image.save(path)
-    return [str(path) for path in paths]
 
 
 # ----------------------------------------------------------------------------------------------------------- HTML
@@ -450,6 +437,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **quick}
+    photo.upload(show_upload, photo, photo, **quick)
     degradation.input(change_degradation, degradation, [mu, sigma, plot], **quick)
     degradation.input(settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick)
     mu.change(**drawn)

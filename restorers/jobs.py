@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
-import torch
 from PIL import Image
 
-from restorers.metrics import WINDOW, psnr, ssim
+from restorers.metrics import quality
 from restorers.registry import Restorer, available, load_restorer, version
 from runtime.errors import UserError, sentence
 from runtime.images import open_image
@@ -50,6 +48,13 @@ class Quality:
 
     psnr: float
     ssim: float | None
+
+
+@dataclass(frozen=True)
+class Input:
+    """The first that a job reports: how close the degraded photograph is to the clean image; None if there is none."""
+
+    quality: Quality | None
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Restorers:
         self._loaded = {name: loaded for name, loaded in self._loaded.items() if name in names}
         release_memory()
 
-    def _run(self, request: Request) -> Iterator[Tiles | Result | Failure | None]:
+    def _run(self, request: Request) -> Iterator[Input | Tiles | Result | Failure | None]:
         yield from run_job(self.running, lambda report: _restore(self, request, report))
 
 
@@ -139,7 +144,7 @@ def read_request(photo: str | None, names: Sequence[str] | str | None, clean: st
     return request
 
 
-def restore_photo(restorers: Restorers, request: Request) -> Iterator[Tiles | Result | Failure | None]:
+def restore_photo(restorers: Restorers, request: Request) -> Iterator[Input | Tiles | Result | Failure | None]:
     """Restore a photograph with each restorer asked for: tiles, None at least every third of a second, and results.
 
     Closing the iterator stops the work after the tile that is being computed (on a Space with ZeroGPU, where the job
@@ -155,6 +160,7 @@ def _seconds(request: Request) -> int:
 
 def _restore(restorers: Restorers, request: Request, report: Report) -> None:
     restorers.keep(request.names)
+    report(Input(request.clean and measure(request.photo, request.clean)))
     for name in request.names:
         report(None)
         try:
@@ -172,5 +178,4 @@ def _restore(restorers: Restorers, request: Request, report: Report) -> None:
 
 def measure(image: Image.Image, clean: Image.Image) -> Quality:
     """PSNR and SSIM of an image against the clean one of the same size."""
-    tensors = [torch.from_numpy(np.array(i)).permute(2, 0, 1)[None].float() / 255 for i in (image, clean)]
-    return Quality(psnr(*tensors).item(), ssim(*tensors).item() if min(clean.size) >= WINDOW else None)
+    return Quality(*quality(image, clean))

@@ -20,11 +20,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from restorers.jobs import Failure, Quality, Restorers, Result, Tiles, measure, read_request, restore_photo
+from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, read_request, restore_photo
 from restorers.registry import available
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import bar, failed, failure
+from runtime.page import bar, failed, failure, notes, show_upload
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, uploaded
 
@@ -105,22 +105,23 @@ def run_restore(
         request = read_request(uploaded(photo), names, uploaded(clean))
         yield "Starting…" + bar(0), *[SKIP] * 6
         images = Images(uploaded(photo))
-        images.add("Degraded", request.photo, quality=request.clean and measure(request.photo, request.clean))
-        if request.clean:
-            images.add("Clean", request.clean)
-        inputs = len(images.labels)
-        choices = images.choices()
-        yield (
-            SKIP, images, gr.update(choices=choices, value=0), gr.update(choices=choices, value=inputs - 1),
-            *compare(images, 0, inputs - 1), grid(images),
-        )  # fmt: skip
+        inputs = 2 if request.clean else 1
         seconds, done = 0.0, 0
         with closing(until(cancelled, restore_photo(restorers, request))) as events:
             for event in events:
                 if event is CANCELLED:
                     yield f"Cancelled, {done} of {len(request.names)} done.", *[SKIP] * 6
                     return
-                if isinstance(event, Tiles):
+                if isinstance(event, Input):
+                    images.add("Degraded", request.photo, quality=event.quality)
+                    if request.clean:
+                        images.add("Clean", request.clean)
+                    choices = images.choices()
+                    yield (
+                        SKIP, images, gr.update(choices=choices, value=0), gr.update(choices=choices, value=inputs - 1),
+                        *compare(images, 0, inputs - 1), grid(images),
+                    )  # fmt: skip
+                elif isinstance(event, Tiles):
                     yield progress(event, request.names), *[SKIP] * 6
                 elif isinstance(event, Result):
                     images.add(event.name, event.image, event.seconds, event.quality)
@@ -137,7 +138,7 @@ def run_restore(
                 else:
                     yield (SKIP,) * 7
         size = f"{request.photo.width} × {request.photo.height} pixels"
-        yield f"Done: {done} of {len(request.names)}, {size}, {seconds:.1f} s.", *[SKIP] * 6
+        yield f"Done: {done} of {len(request.names)}, {size}, {seconds:.1f} s.{notes(request.photo)}", *[SKIP] * 6
     except Exception as error:
         yield failed(error), *[SKIP] * 6
 
@@ -175,9 +176,9 @@ def clean_of(example: Any) -> str | None:
     return clean and str(clean)
 
 
-def compare(images: Images | None, left: int | None, right: int | None) -> tuple[Any, Any]:
+def compare(images: Images | None, left: Any, right: Any) -> tuple[Any, Any]:
     """The comparison of two images, by their indices, and the download of the right one."""
-    if images is None or left is None or right is None:
+    if images is None or left not in range(len(images.files)) or right not in range(len(images.files)):
         return SKIP, SKIP
     label = f"{images.labels[left]} | {images.labels[right]}"
     return (
@@ -296,6 +297,8 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
     quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for changed in (photo.upload, photo.clear):  # another photograph, another truth
         changed(lambda: None, None, clean, **quick)
+    for image in (photo, clean):
+        image.upload(show_upload, image, image, **quick)
     examples.load_input_event.then(clean_of, photo, clean, **quick)
 
     images = gr.State()  # Images of the session's photograph
@@ -303,7 +306,8 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
         side.input(compare, [images, left, right], [comparison, download], **quick)
 
     def card_clicked(images: Images | None, left: int | None, event: gr.EventData) -> tuple[Any, ...]:
-        return event.index, *compare(images, left, event.index)
+        index = event._data.get("index")
+        return index, *compare(images, left, index)
 
     cards.click(card_clicked, [images, left], [right, comparison, download], **quick)
 

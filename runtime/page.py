@@ -1,12 +1,22 @@
-"""What do both tabs show alike? Status lines: progress, and what went wrong."""
+"""What do both tabs show alike? Status lines, files to download, and uploads that browsers cannot show."""
 
 from __future__ import annotations
 
+import tempfile
+from collections import deque
 from html import escape
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from runtime.errors import UserError, sentence
+from runtime.images import open_image
+from runtime.uploads import uploaded
+
+_NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
+_folders: deque[tempfile.TemporaryDirectory] = deque(maxlen=8)  # Gradio copies what it serves; the oldest are deleted
 
 
 def bar(share: float) -> str:
@@ -24,3 +34,32 @@ def failed(error: Exception) -> str:
     words = escape(sentence(error))
     gr.Warning(words)
     return f'<span class="failure">{words}</span>'
+
+
+def notes(photo: Image.Image) -> str:
+    """What was changed when a photograph was opened, see `runtime.images.open_image`, for the end of a status line."""
+    return "".join(f" Opened: {escape(note)}." for note in photo.info.get("notes", ()))
+
+
+def save_pngs(images: dict[str, Image.Image]) -> list[str]:
+    """Write images under their names, for the page to serve; returns the paths."""
+    _folders.append(tempfile.TemporaryDirectory(prefix="gendeg-"))
+    paths = [Path(_folders[-1].name) / f"{name}.png" for name in images]
+    for path, image in zip(paths, images.values(), strict=True):
+        image.save(path, compress_level=3)  # a third of the time, a tenth larger
+    return [str(path) for path in paths]
+
+
+def show_upload(file: Any) -> Any:
+    """In place of an uploaded file that browsers do not show, TIFF or HEIC, the same photograph as PNG."""
+    try:
+        path = Path(uploaded(file) or "")
+        if path.suffix.lower() not in _NOT_SHOWN:
+            return gr.skip()
+        photo = open_image(path)
+        for note in photo.info["notes"]:
+            gr.Info(f"{escape(path.name)}: {escape(note)}.")
+        return save_pngs({path.stem[:60]: photo})[0]
+    except UserError as error:
+        failed(error)
+        return None

@@ -144,7 +144,7 @@ def test_mistakes_are_sentences(page: Page, photo: Path, tmp_path: Path) -> None
     damaged.write_bytes(photo.read_bytes()[:20_000])
     upload(page, damaged)
     page.click("#restore")
-    expect(status).to_contain_text("damaged.png cannot be read")
+    expect(status).to_contain_text("damaged.png is damaged or incomplete")
 
     page.locator("#restore-photo").get_by_label("Remove Image").click()
     upload(page, photo)
@@ -155,6 +155,14 @@ def test_mistakes_are_sentences(page: Page, photo: Path, tmp_path: Path) -> None
     choose_only(page)
     page.click("#restore")
     expect(status).to_contain_text("Choose at least one restorer.")
+
+
+def test_a_tiff_is_shown(page: Page, photo: Path, tmp_path: Path) -> None:
+    Image.open(photo).save(tmp_path / "scan.tif")
+    upload(page, tmp_path / "scan.tif")
+    shown = page.locator("#restore-photo img")
+    page.wait_for_function("document.querySelector('#restore-photo img')?.naturalWidth === 320")
+    assert shown.get_attribute("src").endswith("scan.png")
 
 
 def test_cancel_keeps_what_is_done(page: Page, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
