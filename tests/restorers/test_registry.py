@@ -183,8 +183,8 @@ def test_other_mistakes(tmp_path, bundle):
     ("change", "sentence"),
     [
         ({"architecture": "unet"}, "no architecture 'unet'"),
-        ({"config": {"width": "wide"}}, "No nafnet can be built"),
-        ({"config": {"depth": 3}}, "No nafnet can be built"),
+        ({"config": {"width": "wide"}}, "mine/config.json: the setting 'width' must be a whole number, not 'wide'"),
+        ({"config": {"depth": 3}}, "mine/config.json: there is no setting 'depth'"),
         ({"config": {"width": 8}}, "do not fit nafnet"),
         ({"config": None}, "not the config of a restorer"),
     ],
