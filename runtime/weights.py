@@ -101,7 +101,7 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype = torc
         if max(-lowest, highest) > limit:
             raise UserError(
                 f"The tensor {name!r} holds values up to {max(-lowest, highest):.3g}, more than "
-                f"{str(dtype).removeprefix('torch.')} can hold ({limit:.3g})."
+                f"{str(dtype).removeprefix('torch.')} can hold ({limit:.3g}). Load it as float32 or bfloat16."
             )
 
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from gendeg import importer, load_pipeline
 from gendeg.__main__ import main as degrade
-from gendeg.checkpoints import PRESETS, apply_preset
+from gendeg.checkpoints import PRESETS, with_preset
 from gendeg.importer import FULL_SIZE, import_checkpoint
 from gendeg.intensity import IntensityProjection
 from gendeg.structure_correction import StructureCorrection
@@ -105,7 +105,7 @@ def command(files, sizes, tokenizer_folder, tmp_path, monkeypatch, capsys):
     def run(generator: Path = files[0], *arguments: str) -> tuple[int, str]:
         output = [] if "--output" in arguments else ["--output", str(tmp_path / "imported")]
         tokenizer = [] if "--tokenizer" in arguments else ["--tokenizer", str(tokenizer_folder)]
-        code = importer.main(["import", str(generator), *output, *tokenizer, *arguments])
+        code = importer.main([str(generator), *output, *tokenizer, *arguments])
         return code, capsys.readouterr().err
 
     return run
@@ -174,7 +174,7 @@ def test_presets_are_for_models_that_start_from_noise(tiny_pipeline_folder, phot
     steps = pipeline.config.num_inference_steps
     for name in [*PRESETS, "slow"]:
         with pytest.raises(ValueError):
-            apply_preset(pipeline, name)
+            with_preset(pipeline, name)
     assert pipeline.config.num_inference_steps == steps
     output = ["-o", str(tmp_path / "out.png"), "--model", str(tiny_pipeline_folder), "--preset", "fast"]
     assert degrade([str(photo), "--degradation", "haze", *output]) == 2
@@ -290,7 +290,7 @@ def test_a_stop_during_the_upload_says_what_is_there(command, files, tmp_path, m
 
 
 def test_as_a_command(tmp_path):
-    command = [sys.executable, "-m", "gendeg.checkpoints", "import", "none.ckpt", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "gendeg.importer", "none.ckpt", "--output", str(tmp_path / "out")]
     (tmp_path / "tokenizer").mkdir()
     result = subprocess.run(
         [*command, "--tokenizer", str(tmp_path / "tokenizer")],
