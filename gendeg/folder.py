@@ -141,8 +141,12 @@ def check_component_settings(folder: Path, config: Mapping[str, Any]) -> None:
         shown = f"{folder.name}/{name}/{file.name}"
         if kind is CLIPTextModel:
             text_config(folder / name)
-        else:  # diffusers' schedulers keep each other's settings
-            check_settings(read_json(file), kind, shown, strict=name != "scheduler" or kind is BridgeScheduler)
+        else:
+            settings = read_json(file)
+            if settings.get("_class_name") != kind.__name__:
+                raise UserError(f"{shown} holds settings of no {kind.__name__} but of {settings.get('_class_name')!r}.")
+            # diffusers' schedulers keep each other's settings
+            check_settings(settings, kind, shown, strict=name != "scheduler" or kind is BridgeScheduler)
 
 
 def text_config(folder: Path) -> CLIPTextConfig:

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from io import BytesIO
@@ -180,12 +181,13 @@ def _names(path: Path) -> set[str]:
 
 
 def _names_in_pickle(file: Any) -> set[str]:
-    renamed = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as torch and Python 3 read Python 2's names
     names = set()
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "GLOBAL":
             module, _, name = argument.partition(" ")
-            names.add(f"{renamed.get(module, module)}.{name}")
+            # Pickles that torch writes have Python 2's names; it reads them as Python 3's.
+            module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+            names.add(f"{module}.{name}")
         elif opcode.name == "STACK_GLOBAL":
             raise pickle.UnpicklingError("a pickle of a later protocol than torch writes")
     return names
