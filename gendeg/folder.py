@@ -212,7 +212,7 @@ def _weights_files(folder: Path, base: str) -> list[Path]:
         return [folder / f"{base}.safetensors"]
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) and n == Path(n).name for n in names.values()):
-        raise UserError(f"{index}: the setting 'weight_map' must name files of its own folder.")
+        raise UserError(f"{'/'.join(index.parts[-3:])}: the setting 'weight_map' must name files of its own folder.")
     return [folder / name for name in sorted(set(names.values()))]
 
 

@@ -30,12 +30,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, damaged, or holds something else.
     """
+    shown = "/".join(path.parts[-3:])  # users of a served app need not know where it lies
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is missing or damaged: it must hold settings as JSON.") from error
+        raise UserError(f"{shown} is missing or damaged: it must hold settings as JSON.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings but a {type(content).__name__}.")
+        raise UserError(f"{shown} holds no settings but a {type(content).__name__}.")
     return content
 
 

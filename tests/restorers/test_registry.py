@@ -277,7 +277,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize(("kind", "config"), [(NAFNet, NAFNET), (PromptIR, PROMPTIR), (SwinRestorer, SWIN)])
-@settings(max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_config_is_a_restorer_or_a_sentence(bundle, kind, config, data):
     folder = bundle / "bundled" / "mine"
