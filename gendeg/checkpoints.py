@@ -1,38 +1,46 @@
-"""Where does a generator come from? The bundled one, a local folder, a Hugging Face Hub repository, the authors' file.
+"""Where does a generator come from? The bundled one, a local folder, a Hugging Face Hub repository.
 
-python -m gendeg.checkpoints import gendeg.ckpt --output FOLDER    makes a folder of it, see gendeg/importer.py
+The authors' own file becomes such a folder by gendeg/importer.py.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
 import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from transformers import CLIPTextModel
 
-import gendeg.codec
-import gendeg.scheduler
+from gendeg.folder import (
+    INDEX,
+    check_component_settings,
+    check_folder,
+    check_index,
+    component_class,
+    text_config,
+    try_out,
+)
 from gendeg.memory import network_sizes, plan_memory
 from gendeg.pipeline import GenDegPipeline
+from gendeg.scheduler import BridgeScheduler
 from runtime.errors import UserError
 from runtime.memory import free_memory, is_out_of_memory, release_memory
 from runtime.paths import ASSETS, MODELS
+from runtime.settings import read_json
 from runtime.zero_gpu import zero_gpu
 
 BUNDLED = ASSETS / "checkpoints"
-# The package imports this module: python -m would warn that it runs it a second time.
-warnings.filterwarnings("ignore", "'gendeg.checkpoints' found in sys.modules", RuntimeWarning)
+_HUB_FILES = ("*.json", "*.safetensors", "*/merges.txt")
+_DEFAULTS = {name: p.default for name, p in inspect.signature(GenDegPipeline.__init__).parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Preset:
 
     scheduler: type[Any]
     num_inference_steps: int
-    guidance_scale: float = 7.5
-    image_guidance_scale: float = 1.5
+    guidance_scale: float = _DEFAULTS["guidance_scale"]
+    image_guidance_scale: float = _DEFAULTS["image_guidance_scale"]
 
 
 # Both start at the last training timestep, where the noise is strongest, as the paper's sampler does.
@@ -76,8 +84,8 @@ def available_models() -> dict[str, str | Path]:
     These are the one that GENDEG_MODEL names (bundled, folder or Hub repository), the bundled ones, and the folders in
     `models/` that hold a GenDegPipeline, which are called "models/<folder>".
     """
-    known: dict[str, str | Path] = {f.parent.name: f.parent for f in sorted(BUNDLED.glob("*/model_index.json"))}
-    for file in sorted(MODELS.glob("*/model_index.json")):
+    known: dict[str, str | Path] = {f.parent.name: f.parent for f in sorted(BUNDLED.glob(f"*/{INDEX}"))}
+    for file in sorted(MODELS.glob(f"*/{INDEX}")):
         try:
             kind = json.loads(file.read_text(encoding="utf-8"))["_class_name"]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -96,22 +104,24 @@ def read_settings(source: str | Path) -> Settings:
     """The settings of a generator that `load_pipeline` takes; its weights are not read.
 
     Raises:
-        UserError: if there is no such generator.
+        UserError: if there is no such generator, or one of its settings is not of the kind it must be.
     """
     source = _find(source)
-    try:
-        config = GenDegPipeline.load_config(source)
-    except (OSError, HFValidationError, ValueError) as error:
-        raise UserError(_unknown(source)) from error
-    if config.get("_class_name") != GenDegPipeline.__name__:
-        raise UserError(f"{source} is not a GenDeg pipeline but a {config.get('_class_name')}.")
-    names = ("num_inference_steps", "guidance_scale", "image_guidance_scale", "resolution")
-    defaults = inspect.signature(GenDegPipeline.__init__).parameters
-    bridge = gendeg.scheduler.BridgeScheduler.__name__ in config.get("scheduler", ())
+    if Path(source).is_dir() and (Path(source) / INDEX).is_file():
+        config = read_json(Path(source) / INDEX)
+        check_index(config, str(source))
+        check_component_settings(Path(source), config)
+    else:
+        try:
+            config = GenDegPipeline.load_config(source)
+        except (OSError, HFValidationError, ValueError) as error:
+            raise UserError(_unknown(source)) from error
+        check_index(config, str(source))
+    own = (field.name for field in fields(Settings) if field.name not in ("presets", "structure_correction"))
     return Settings(
-        **{name: config.get(name, defaults[name].default) for name in names},
-        presets=() if bridge else tuple(PRESETS),
-        structure_correction=(config.get("structure_correction") or [None])[0] is not None,
+        **{name: config.get(name, _DEFAULTS[name]) for name in own},
+        presets=() if component_class(config, "scheduler", INDEX) is BridgeScheduler else tuple(PRESETS),
+        structure_correction=component_class(config, "structure_correction", INDEX) is not None,
     )
 
 
@@ -133,7 +143,7 @@ def load_pipeline(
         device: GENDEG_DEVICE; else CUDA where there is one, else the CPU.
         dtype: GENDEG_DTYPE (float16, bfloat16 or float32); else float16 on CUDA, float32 elsewhere. bfloat16 is not
             chosen by itself: its 8 significant bits are hardly finer than the 256 brightnesses of an image.
-        preset: how to sample, see `apply_preset`; default: as the generator was saved.
+        preset: how to sample, see `with_preset`; default: as the generator was saved.
         offload: whether the networks lie in main memory, and on the GPU only while they are at work. GENDEG_OFFLOAD
             (0 or 1); else if the GPU's free memory is too small for all of them, see `plan_memory`.
         compile: whether torch.compile translates the UNet, which takes minutes at the first call and for every new
@@ -152,14 +162,12 @@ def load_pipeline(
     if offload and compile:
         raise UserError("A compiled model cannot be offloaded. Choose one of both.")
     source = _find(name_or_path)
-    if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
-        raise UserError(f"{source} is not a GenDeg pipeline: it holds no model_index.json.")
-    read_settings(source)
+    folder = _folder(source)
     pipeline, failed = None, False
     try:
-        pipeline = _from_pretrained(source, dtype)
+        pipeline = _from_pretrained(folder, dtype)
         if preset is not None:
-            apply_preset(pipeline, preset)
+            pipeline = with_preset(pipeline, preset)
         pipeline.set_progress_bar_config(disable=True)
         if device.type == "cuda":
             channels_last(pipeline)
@@ -169,6 +177,8 @@ def load_pipeline(
             pipeline.enable_model_cpu_offload(device=device)
         else:
             pipeline.to(device)
+        if not zero_gpu():  # which has its GPU in calls only
+            try_out(pipeline, folder)
     except Exception as error:
         failed = is_out_of_memory(error)
         if not failed:
@@ -186,17 +196,33 @@ def load_pipeline(
     return pipeline
 
 
-def _from_pretrained(source: str | Path, dtype: torch.dtype) -> GenDegPipeline:
+def _folder(source: str | Path) -> Path:
+    """A generator's folder; a Hub repository's own is downloaded."""
+    if Path(source).is_dir():
+        if not (Path(source) / INDEX).is_file():
+            raise UserError(f"{source} is not a GenDeg pipeline: it holds no {INDEX}.")
+        return Path(source)
+    read_settings(source)  # before gigabytes of something else are downloaded
     try:
-        return GenDegPipeline.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        return Path(snapshot_download(str(source), allow_patterns=_HUB_FILES))
+    except Exception as error:  # which class a failed connection has depends on the version of the Hub's client
+        raise UserError(_unknown(source)) from error
+
+
+def _from_pretrained(folder: Path, dtype: torch.dtype) -> GenDegPipeline:
+    check_folder(folder, dtype)
+    try:
+        text = folder / "text_encoder"
+        text_encoder = CLIPTextModel.from_pretrained(
+            text, config=text_config(text), dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        return GenDegPipeline.from_pretrained(
+            folder, text_encoder=text_encoder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
     except Exception as error:  # the libraries raise almost anything on damaged files
         if is_out_of_memory(error):
             raise
-        if Path(source).is_dir():
-            raise UserError(
-                f"The folder {Path(source).name} lacks files of a generator, or they are damaged."
-            ) from error
-        raise UserError(_unknown(source)) from error
+        raise UserError(f"The folder {folder.name} lacks files of a generator, or they are damaged.") from error
 
 
 def channels_last(pipeline: GenDegPipeline) -> None:
@@ -214,11 +240,11 @@ def _too_large(pipeline: GenDegPipeline, device: torch.device) -> bool:
 def _find(name_or_path: str | Path) -> str | Path:
     """A bundled name as its folder; anything else as it is."""
     bundled = BUNDLED / name_or_path
-    return bundled if (bundled / "model_index.json").is_file() else name_or_path
+    return bundled if (bundled / INDEX).is_file() else name_or_path
 
 
 def _unknown(name_or_path: str | Path) -> str:
-    bundled = ", ".join(sorted(f.parent.name for f in BUNDLED.glob("*/model_index.json"))) or "none"
+    bundled = ", ".join(sorted(f.parent.name for f in BUNDLED.glob(f"*/{INDEX}"))) or "none"
     return (
         f"No generator {str(name_or_path)!r}: not bundled (there is: {bundled}), not a folder, and no readable "
         f"Hub repository."
@@ -255,46 +281,29 @@ def _switch(variable: str) -> bool | None:
     return value == "1" if value else None
 
 
-def apply_preset(pipeline: GenDegPipeline, name: str) -> None:
-    """Let a generator that samples from noise do so in one of two ways; `save_pretrained` keeps the choice.
+def with_preset(pipeline: GenDegPipeline, name: str) -> GenDegPipeline:
+    """A generator that samples from noise, sampling in one of two ways; the given one stays as it is.
 
     Args:
         name: "paper": the published sampler, 100 Euler-ancestral steps; "fast": 15 steps of DPM-Solver++. A step is
             three evaluations of the network, for guidance.
+
+    Returns:
+        A pipeline of the same networks, which `save_pretrained` writes with that choice.
 
     Raises:
         UserError: if there is no such preset, or the pipeline samples by a bridge, which has no use for one.
     """
     if name not in PRESETS:
         raise UserError(f"There is no preset {name!r}. Choose one of: {', '.join(PRESETS)}.")
-    if isinstance(pipeline.scheduler, gendeg.scheduler.BridgeScheduler):
+    if isinstance(pipeline.scheduler, BridgeScheduler):
         raise UserError(
             f"The preset {name!r} is for generators that start from noise; this one starts from the photograph, and "
             f"has only a number of steps to choose."
         )
     defaults = asdict(PRESETS[name])
     scheduler = defaults.pop("scheduler")
-    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
-    pipeline.register_to_config(**defaults)
-
-
-@contextmanager
-def preset_applied(pipeline: GenDegPipeline, name: str | None) -> Iterator[None]:
-    """Let a generator sample by a preset, see `apply_preset`, as long as the context lasts; None: as it is."""
-    if name is None:
-        yield
-        return
-    scheduler = pipeline.scheduler
-    defaults = {key: pipeline.config[key] for key in asdict(PRESETS["fast"]) if key != "scheduler"}
-    apply_preset(pipeline, name)
-    try:
-        yield
-    finally:
-        pipeline.scheduler = scheduler
-        pipeline.register_to_config(**defaults)
-
-
-if __name__ == "__main__":
-    from gendeg.importer import main
-
-    sys.exit(main())
+    sampled = copy.copy(pipeline)
+    sampled.scheduler = scheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
+    sampled.register_to_config(**defaults)
+    return sampled

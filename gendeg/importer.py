@@ -1,6 +1,6 @@
 """How do the authors' files become a pipeline folder? Through diffusers' converters of Stable Diffusion's own layout.
 
-python -m gendeg.checkpoints import gendeg.ckpt --structure-correction nafnet_sd.ckpt --output FOLDER
+python -m gendeg.importer gendeg.ckpt --structure-correction nafnet_sd.ckpt --output FOLDER
 
 The generator's file holds Stable Diffusion v1 in its original layout with a UNet of eight input channels, that UNet's
 exponential moving average, which is the copy to use (`model_ema.`, the dots of the names left out), and the two
@@ -13,7 +13,6 @@ import argparse
 import os
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.serialization import config as torch_files
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from gendeg.checkpoints import apply_preset
+from gendeg.checkpoints import with_preset
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline
 from gendeg.structure_correction import StructureCorrection
 from runtime.errors import UserError
-from runtime.weights import read_state_dict
+from runtime.weights import check_tensors, read_state_dict
 
 TOKENIZER = "openai/clip-vit-large-patch14"
 State = dict[str, torch.Tensor]
@@ -77,28 +75,6 @@ _PREFIXES = {
     "text_encoder": "cond_stage_model.transformer.",
 }
 _LISTED = 3
-
-
-class _Inert:
-    """Stands for an object of the training framework beside the weights; whatever is done to it, nothing happens."""
-
-    def __init__(self, *args: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-_FRAMEWORK_OBJECTS = [
-    (_Inert, name)
-    for name in (
-        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-        "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        "numpy.dtype",
-    )
-]
 
 
 def import_checkpoint(
@@ -143,8 +119,7 @@ def import_checkpoint(
         structure_correction=correction,
         resolution=RESOLUTION,
     )
-    apply_preset(pipeline, "fast")
-    return pipeline
+    return with_preset(pipeline, "fast")
 
 
 def save_imported(pipeline: GenDegPipeline, output: Path) -> None:
@@ -220,6 +195,10 @@ def _fill(networks: Mapping[str, nn.Module], file: Path) -> None:
             if name in expected and tensor.shape != expected[name].shape
         ]
         if not (missing or surplus or misshapen):
+            try:
+                check_tensors({name: weights[name] for name in expected})
+            except UserError as error:
+                raise UserError(f"{file.name}, {component}: {error}") from error
             network.load_state_dict(weights, assign=True)
             network.eval()
     # The noise schedule and counters are vectors and numbers of the model itself; the scheduler states the former.
@@ -231,9 +210,8 @@ def _fill(networks: Mapping[str, nn.Module], file: Path) -> None:
 
 
 def _read(file: Path) -> State:
-    """All tensors of a file; only mapped into memory where its format allows that."""
-    with torch.serialization.safe_globals(_FRAMEWORK_OBJECTS), torch_files.patch("load.mmap", zipfile.is_zipfile(file)):
-        content = read_state_dict(file)
+    """All tensors of a file."""
+    content = read_state_dict(file)
     state = content.get("state_dict", content)
     if not isinstance(state, Mapping):
         raise UserError(f"{file.name} holds no weights: its state_dict is a {type(state).__name__}.")
@@ -318,16 +296,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m gendeg.checkpoints")
-    commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("import", help="make a pipeline folder of the authors' files")
-    command.add_argument("generator", type=Path, help="the authors' gendeg.ckpt")
-    command.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="python -m gendeg.importer", description="Makes a pipeline folder of the authors' files."
+    )
+    parser.add_argument("generator", type=Path, help="the authors' gendeg.ckpt")
+    parser.add_argument(
         "--structure-correction", type=Path, metavar="FILE", help="the authors' nafnet_sd.ckpt (default: without)"
     )
-    command.add_argument("--tokenizer", default=TOKENIZER, help="folder or Hub repository (%(default)s)")
-    command.add_argument("--output", type=Path, required=True, help="a new folder")
-    command.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the folder there")
+    parser.add_argument("--tokenizer", default=TOKENIZER, help="folder or Hub repository (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the folder there")
     return parser
 
 
@@ -360,3 +338,7 @@ def push_folder(folder: Path, repository: str) -> None:
             f"Log in with `hf auth login` and upload it with `hf upload {repository} {folder}`."
         ) from error
     print(f"Uploaded to {repository}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gendeg.checkpoints import preset_applied
+from gendeg.checkpoints import with_preset
 from gendeg.degradations import get_degradation
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.memory import offloaded, set_tiling
@@ -44,7 +44,7 @@ class Request:
         steps, guidance_scale, image_guidance_scale, resolution: None for the model's own.
         caption: of the scene; may be empty.
         structure_correction: "auto", True or False, see `GenDegPipeline.__call__`.
-        preset: how to sample, see `gendeg.checkpoints.apply_preset`; None: as the model was saved.
+        preset: how to sample, see `gendeg.checkpoints.with_preset`; None: as the model was saved.
     """
 
     photo: Image.Image
@@ -143,27 +143,27 @@ def degrade(
         UserError: for what the model cannot do, and if there is not enough memory.
     """
     first = requests[0]
+    pipeline = pipeline if first.preset is None else with_preset(pipeline, first.preset)
     photo = _shrunk(first.photo)
     height, width = pipeline.working_size(photo.height, photo.width, first.resolution)
     set_tiling(pipeline, len(requests) * height * width)
     output = None
     try:
-        with preset_applied(pipeline, first.preset):
-            output = pipeline(
-                [photo] * len(requests),
-                first.degradation,
-                mu=[request.mu for request in requests],
-                sigma=[request.sigma for request in requests],
-                prompt=first.caption,
-                resolution=first.resolution,
-                num_inference_steps=first.steps,
-                guidance_scale=first.guidance_scale,
-                image_guidance_scale=first.image_guidance_scale,
-                structure_correction=first.structure_correction,
-                generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-                output_type="np",
-                callback_on_step_end=callback,
-            )
+        output = pipeline(
+            [photo] * len(requests),
+            first.degradation,
+            mu=[request.mu for request in requests],
+            sigma=[request.sigma for request in requests],
+            prompt=first.caption,
+            resolution=first.resolution,
+            num_inference_steps=first.steps,
+            guidance_scale=first.guidance_scale,
+            image_guidance_scale=first.image_guidance_scale,
+            structure_correction=first.structure_correction,
+            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+            output_type="np",
+            callback_on_step_end=callback,
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise

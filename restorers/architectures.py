@@ -5,23 +5,42 @@ What is not ours is offered to spandrel, if it is installed.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from restorers.folder import CONFIG
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
 from runtime.errors import UserError
+from runtime.settings import check_settings
 from runtime.torchvision_free import import_module
+from runtime.weights import check_tensors
 
 State = Mapping[str, torch.Tensor]
 NETWORKS: dict[str, type[nn.Module]] = {cls.architecture: cls for cls in (NAFNet, PromptIR, SwinRestorer)}
-_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "module", "net", "model")
+_AVERAGED = (
+    "params_ema",
+    "params-ema",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "ema_model",
+    "generator_ema",
+    "net_g_ema",
+)
+_WRAPPERS = (  # in the order they are looked for: a running average of the weights restores better than the last ones
+    *_AVERAGED,
+    *("params", "state_dict", "model_state_dict", "module", "_orig_mod", "net", "model", "generator", "net_g", "netG"),
+)
+_INSERTED = re.compile(r"(^|\.)(module|_orig_mod)\.")  # by DataParallel and torch.compile, anywhere in a name
+_DEPTH = 6  # layers of wrapping, at most
 
 
 def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
@@ -29,28 +48,27 @@ def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
 
     Args:
         state_dict: names to tensors, as `state_dict()` gives them or wrapped the way training frameworks do: under a
-            key (`params`, `params_ema`, `state_dict`, ...) or a prefix (`module.`, `net.`, ...).
+            key (`params`, `params_ema`, `state_dict`, ...) or a prefix (`module.`, `net.`, ...), beside whatever
+            else they save. Of several, averaged weights are taken.
 
     Returns:
         A network in evaluation mode with float32 weights of its own.
 
     Raises:
-        UserError: if these are not weights, or not those of a restoration network we or spandrel know.
+        UserError: if these are not weights, not those of a restoration network we or spandrel know, or not numbers.
     """
     if not isinstance(state_dict, Mapping):
         raise UserError(f"Weights must be a mapping of names to tensors, not a {type(state_dict).__name__}.")
-    state: Mapping[str, Any] | None = state_dict
-    while state is not None:
+    candidates = list(_unwrapped(state_dict, _DEPTH))
+    for tensors in candidates:
         for architecture, (marks, configure) in _RECOGNISED.items():
-            if all(isinstance(state.get(mark), torch.Tensor) for mark in marks):
-                tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+            if all(mark in tensors for mark in marks):
                 try:
                     config = configure(tensors)
-                except (KeyError, IndexError, ValueError) as error:
+                except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
                     raise UserError(f"These weights look like {architecture} but are incomplete: {error}.") from error
                 return build(architecture, config, tensors)
-        state = _unwrapped(state)
-    return _from_spandrel(state_dict)
+    return _from_spandrel(candidates)
 
 
 def build(architecture: str, config: Mapping[str, Any], state: State) -> nn.Module:
@@ -61,23 +79,49 @@ def build(architecture: str, config: Mapping[str, Any], state: State) -> nn.Modu
     """
     if architecture not in NETWORKS:
         raise UserError(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
+    check_settings(config, NETWORKS[architecture], CONFIG)
+    if architecture == SwinRestorer.architecture:
+        _check_encoder(config)
     try:
         with torch.device("meta"):  # checks names and shapes before any memory is taken
-            expected = {
-                name: tuple(value.shape) for name, value in NETWORKS[architecture](**config).state_dict().items()
-            }
-    except (TypeError, RuntimeError, ZeroDivisionError) as error:
+            empty = NETWORKS[architecture](**config)
+    except Exception as error:  # layers raise almost anything when sizes do not go together
         raise UserError(f"No {architecture} can be built with {dict(config)}: {error}.") from error
-    found = _shapes(state)
+    expected, found = _shapes(empty.state_dict()), _shapes(state)
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise UserError(
             f"These weights do not fit {architecture}: {len(wrong)} parameters differ, such as {wrong[0]!r} "
             f"(expected {_shape(expected, wrong[0])}, found {_shape(found, wrong[0])})."
         )
+    check_tensors(state)
     network = NETWORKS[architecture](**config)
     network.load_state_dict(state)
     return network.eval()
+
+
+def _check_encoder(config: Mapping[str, Any]) -> None:
+    """Of timm's many options, and of its names, which may be addresses to download from, only what describes a Swin."""
+    encoder, options = config.get("encoder", ""), config.get("encoder_kwargs") or {}
+    if config.get("pretrained") or not re.fullmatch(r"(swin\w+)?", encoder):
+        raise UserError(
+            f"swin: the setting 'encoder' must name a Swin of timm's, not {encoder!r}, without pretraining."
+        )
+    check_settings(options, _encoder_options, "swin: encoder_kwargs")
+
+
+def _encoder_options(
+    embed_dim: int = 96,
+    depths: Sequence[int] = (),
+    num_heads: Sequence[int] = (),
+    window_size: int = 7,
+    mlp_ratio: float = 4.0,
+    patch_size: int = 4,
+    img_size: int = 224,
+    qkv_bias: bool = True,
+    drop_path_rate: float = 0.0,
+) -> None:
+    """What a config may say about timm's encoder."""
 
 
 def _shapes(state: State) -> dict[str, tuple[int, ...]]:
@@ -88,17 +132,20 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     return str(list(shapes[name])) if name in shapes else "nothing"
 
 
-def _unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What is inside one layer of wrapping; None if there is none."""
-    for wrapper in _WRAPPERS:
-        if isinstance(state.get(wrapper), Mapping):
-            return state[wrapper]
-    for wrapper in _WRAPPERS:
+def _unwrapped(content: Mapping[Any, Any], depth: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors of a file under their names, then those inside each layer of wrapping, the likeliest first."""
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if tensors:
+        yield tensors
+        if any(_INSERTED.search(name) for name in tensors):
+            yield {_INSERTED.sub(r"\1", name): value for name, value in tensors.items()}
+    for wrapper in _WRAPPERS if depth else ():
+        if isinstance(content.get(wrapper), Mapping):
+            yield from _unwrapped(content[wrapper], depth - 1)
         prefix = f"{wrapper}."
-        inner = {name[len(prefix) :]: value for name, value in state.items() if str(name).startswith(prefix)}
+        inner = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
         if inner:
-            return inner
-    return None
+            yield from _unwrapped(inner, depth - 1)
 
 
 def _count(state: State, prefix: str) -> int:
@@ -199,7 +246,7 @@ class SpandrelNetwork(nn.Module):
         return self.descriptor(image)
 
 
-def _from_spandrel(state_dict: Mapping[str, Any]) -> nn.Module:
+def _from_spandrel(candidates: Iterable[dict[str, torch.Tensor]]) -> nn.Module:
     ours = ", ".join(cls.__name__ for cls in NETWORKS.values())
     try:
         spandrel = import_module("spandrel")
@@ -208,10 +255,15 @@ def _from_spandrel(state_dict: Mapping[str, Any]) -> nn.Module:
             f"These weights belong to none of {ours}. Install spandrel for some forty more architectures: "
             f"pip install spandrel."
         ) from None
-    try:
-        descriptor = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(state_dict))
-    except Exception as error:  # spandrel's detection indexes into whatever it is given
-        raise UserError(f"These weights belong to none of {ours}, and spandrel does not know them either.") from error
+    descriptor = None
+    for tensors in candidates:
+        try:
+            descriptor = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(tensors))
+            break
+        except Exception as error:  # spandrel's detection indexes into whatever it is given
+            logging.debug("spandrel: %r", error)
+    if descriptor is None:
+        raise UserError(f"These weights belong to none of {ours}, and spandrel does not know them either.")
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise UserError(f"{descriptor.architecture.name} needs more than an image (a mask, say): it cannot be used.")
     if descriptor.scale != 1 or descriptor.input_channels != 3 or descriptor.output_channels != 3:
@@ -219,4 +271,5 @@ def _from_spandrel(state_dict: Mapping[str, Any]) -> nn.Module:
             f"This {descriptor.architecture.name} turns {descriptor.input_channels} channels into "
             f"{descriptor.output_channels} and scales by {descriptor.scale}: a restorer keeps RGB and the size."
         )
+    check_tensors({k: v for k, v in descriptor.model.state_dict().items() if v.is_floating_point()})
     return SpandrelNetwork(descriptor).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from PIL import Image
 from torch import nn
 
 from restorers.architectures import build, network_from_state_dict
+from restorers.folder import CONFIG, WEIGHTS, read_config
 from restorers.restore import restore
 from runtime.errors import UserError
 from runtime.images import upright
 from runtime.paths import ASSETS, MODELS
-from runtime.weights import CONFIG, SUFFIXES, WEIGHTS, read_config, read_state_dict
+from runtime.weights import read_state_dict, weights_suffix
 
 BUNDLED = ASSETS / "checkpoints" / "restorers"
 
@@ -56,7 +57,8 @@ class Restorer:
             had), or an array or tensor of the same shape and type.
 
         Raises:
-            UserError: for an image of another kind, shape, type or range.
+            UserError: for an image of another kind, shape, type or range, and if the network answers with values that
+                are not numbers.
         """
         if isinstance(image, Image.Image):
             image = upright(image)
@@ -78,15 +80,32 @@ class Restorer:
             raise UserError(f"An image tensor must be [3, H, W] or [B, 3, H, W], not {list(image.shape)}.")
         batch = image if image.ndim == 4 else image[None]
         if batch.dtype == torch.uint8:
-            restored = restore(self.network, batch.float().div_(255), memory_budget, progress)
+            restored = self._restore(batch.float().div_(255), memory_budget, progress)
             restored = restored.mul_(255).round_().to(torch.uint8)
         elif not batch.is_floating_point():
             raise UserError(f"An image tensor must hold uint8 or floats, not {image.dtype}.")
         elif not (batch.min() >= -0.1 and batch.max() <= 1.1):  # also refuses values that are not numbers
             raise UserError("The values of an image must lie in [0, 1].")
         else:
-            restored = restore(self.network, batch, memory_budget, progress)
+            restored = self._restore(batch, memory_budget, progress)
         return restored.reshape(image.shape)
+
+    def _restore(
+        self, batch: torch.Tensor, memory_budget: int | None, progress: Callable[[int, int], None] | None
+    ) -> torch.Tensor:
+        def check(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            """Before infinity is clamped to white."""
+            if not bool(output.isfinite().all()):
+                raise UserError(
+                    f"{self.name} gave values that are not numbers (NaN or infinity): its weights do not suit this "
+                    f"photograph or this precision. Choose another restorer."
+                )
+
+        hook = self.network.register_forward_hook(check)
+        try:
+            return restore(self.network, batch, memory_budget, progress)
+        finally:
+            hook.remove()
 
 
 def available() -> dict[str, tuple[str, ...]]:
@@ -97,9 +116,9 @@ def available() -> dict[str, tuple[str, ...]]:
     """
     names = {}
     for folder in sorted(path.parent for path in BUNDLED.glob(f"*/{CONFIG}")):
-        names[folder.name] = tuple(read_config(folder).get("trained_for", ()))
+        names[folder.name] = tuple(read_config(folder)["trained_for"])
     for file in _user_files():
-        names[file.name if file.stem in names else file.stem] = ()
+        names[file.name if _stem(file) in names else _stem(file)] = ()
     return names
 
 
@@ -117,7 +136,7 @@ def load_restorer(name_or_path: str | Path, device: str | torch.device | None = 
     """Load a restorer, ready to call.
 
     Args:
-        name_or_path: one of `available()`; a weights file (.safetensors, .pth, .pt, .ckpt); a folder that
+        name_or_path: one of `available()`; a weights file (see `runtime.weights.SUFFIXES`); a folder that
             `save_restorer` wrote; a Hub repository "owner/name" that holds such a folder, or a weights file in one:
             "owner/name/file.safetensors".
         device: default: CUDA where there is one, else the CPU.
@@ -126,26 +145,40 @@ def load_restorer(name_or_path: str | Path, device: str | torch.device | None = 
         UserError: if there is no such restorer, or its weights cannot be used; the message says why.
     """
     path = _find(str(name_or_path))
-    if path.is_dir():
-        config = read_config(path)
-        network = build(str(config.get("architecture")), config["config"], dict(read_state_dict(path / WEIGHTS)))
-        trained_for = tuple(config.get("trained_for", ()))
-    else:
-        try:
-            network, trained_for = network_from_state_dict(read_state_dict(path)), ()
-        except UserError as error:
-            raise UserError(f"{path.name}: {error}" if path.name not in str(error) else str(error)) from error
+    trained_for: tuple[str, ...] = ()
+    try:
+        if path.is_dir():
+            config = read_config(path)
+            network = build(config["architecture"], config["config"], read_state_dict(path / WEIGHTS))
+            trained_for = tuple(config["trained_for"])
+        else:
+            network = network_from_state_dict(read_state_dict(path))
+    except UserError as error:
+        raise UserError(_of_file(error, path)) from error
     if network.channels != (3, 3):
         raise UserError(
             "{} turns {} channels into {}: a restorer of photographs keeps RGB.".format(path.name, *network.channels)
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    name = Path(name_or_path).stem if path.is_file() else Path(name_or_path).name
+    name = _stem(Path(name_or_path)) if path.is_file() else Path(name_or_path).name
     return Restorer(name, network.to(device), trained_for)
 
 
+def _of_file(error: UserError, path: Path) -> str:
+    """The error's sentence, with the file that is at fault before it."""
+    if path.name in str(error):
+        return str(error)
+    if path.is_file() or str(error).startswith(WEIGHTS):
+        return f"{path.name}: {error}"
+    return f"{path.name}/{error}" if str(error).startswith(CONFIG) else f"{path.name}/{WEIGHTS}: {error}"
+
+
 def _user_files() -> list[Path]:
-    return sorted(file for file in MODELS.glob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    return sorted(file for file in MODELS.glob("*") if weights_suffix(file) and file.is_file())
+
+
+def _stem(file: Path) -> str:
+    return file.name.removesuffix(weights_suffix(file))
 
 
 def _find(name: str) -> Path:
@@ -155,11 +188,11 @@ def _find(name: str) -> Path:
     if (BUNDLED / name / CONFIG).is_file():
         return BUNDLED / name
     for file in _user_files():
-        if name in (file.stem, file.name):
+        if name in (_stem(file), file.name):
             return file
     if Path(name).exists():
         return Path(name)
-    if Path(name).suffix.lower() not in SUFFIXES and name.count("/") != 1:
+    if not weights_suffix(name) and name.count("/") != 1:
         raise UserError(f"There is no restorer {name!r}; there are {', '.join(available()) or 'none yet'}.")
     if Path(name).is_absolute() or name.count("/") < 1:
         raise UserError(f"There is no file {name}.")

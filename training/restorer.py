@@ -18,8 +18,8 @@ from torch import nn
 
 from gendeg.degradations import DEGRADATIONS
 from restorers.architectures import NETWORKS
+from restorers.folder import save_restorer
 from restorers.registry import load_restorer
-from runtime.weights import save_restorer
 from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_to_train, train, unless_a_later_stage_began
 from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, check_shares, stored_pairs
 from training.photos import Photos

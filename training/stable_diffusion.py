@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from gendeg.checkpoints import apply_preset
+from gendeg.checkpoints import with_preset
 from gendeg.degradations import get_degradation
 from gendeg.importer import RESOLUTION
 from gendeg.intensity import IntensityProjection, intensity
@@ -83,7 +83,7 @@ def initial_pipeline(source: str) -> GenDegPipeline:
         EulerAncestralDiscreteScheduler.from_config(scheduler.config),
         resolution=RESOLUTION,
     )
-    apply_preset(pipeline, "fast")
+    pipeline = with_preset(pipeline, "fast")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from gendeg import importer, load_pipeline
 from gendeg.__main__ import main as degrade
-from gendeg.checkpoints import PRESETS, apply_preset
+from gendeg.checkpoints import PRESETS, with_preset
 from gendeg.importer import FULL_SIZE, import_checkpoint
 from gendeg.intensity import IntensityProjection
 from gendeg.structure_correction import StructureCorrection
@@ -105,7 +105,7 @@ def command(files, sizes, tokenizer_folder, tmp_path, monkeypatch, capsys):
     def run(generator: Path = files[0], *arguments: str) -> tuple[int, str]:
         output = [] if "--output" in arguments else ["--output", str(tmp_path / "imported")]
         tokenizer = [] if "--tokenizer" in arguments else ["--tokenizer", str(tokenizer_folder)]
-        code = importer.main(["import", str(generator), *output, *tokenizer, *arguments])
+        code = importer.main([str(generator), *output, *tokenizer, *arguments])
         return code, capsys.readouterr().err
 
     return run
@@ -174,7 +174,7 @@ def test_presets_are_for_models_that_start_from_noise(tiny_pipeline_folder, phot
     steps = pipeline.config.num_inference_steps
     for name in [*PRESETS, "slow"]:
         with pytest.raises(ValueError):
-            apply_preset(pipeline, name)
+            with_preset(pipeline, name)
     assert pipeline.config.num_inference_steps == steps
     output = ["-o", str(tmp_path / "out.png"), "--model", str(tiny_pipeline_folder), "--preset", "fast"]
     assert degrade([str(photo), "--degradation", "haze", *output]) == 2
@@ -233,6 +233,9 @@ def test_files_that_are_refused(command, state, tmp_path):
     torch.save(weights | extra, tmp_path / "extra.ckpt")
     torch.save(weights | {"control_model.weight": torch.zeros(2, 2)}, tmp_path / "control.ckpt")
     torch.save(weights | {"cc_projection.weight": torch.zeros(8, 10)}, tmp_path / "small.ckpt")
+    bias = "first_stage_model.quant_conv.bias"
+    torch.save(weights | {bias: weights[bias] * float("nan")}, tmp_path / "nan.ckpt")
+    torch.save(weights | {bias: weights[bias].int()}, tmp_path / "whole_numbers.ckpt")
     sentences = {
         "evil.ckpt": "evil.ckpt was not opened: besides weights it holds Python objects",
         "raw.ckpt": "raw.ckpt was not opened",
@@ -246,6 +249,8 @@ def test_files_that_are_refused(command, state, tmp_path):
         "plain.ckpt": "Missing: model_ema.diffusion_modelinput_blocks00weight, ",
         "extra.ckpt": "Unknown: model.diffusion_model.extra.weight",
         "control.ckpt": "Unknown: control_model.weight.",
+        "nan.ckpt": "nan.ckpt, vae: The tensor 'quant_conv.bias' holds values that are not numbers",
+        "whole_numbers.ckpt": "whole_numbers.ckpt, vae: The tensor 'quant_conv.bias' holds no plain numbers but int32",
         "small.ckpt": "Of another size: intensity_projection.cc_projection.weight (expected [16, 18], found [8, 10]).",
     }
     for name, sentence in sentences.items():
@@ -260,11 +265,14 @@ def test_other_mistakes(command, files, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("irreplaceable")
     save_file({"intro.weight": torch.zeros(3, 3)}, tmp_path / "other.safetensors")
+    correction = torch.load(files[1], weights_only=True)["state_dict"]
+    torch.save(correction | {"ending.bias": torch.full((3,), float("nan"))}, tmp_path / "nan.pth")
     for arguments, sentence in (
         (("--tokenizer", str(tmp_path / "folder")), "cannot be read. Name a folder that holds CLIP's vocab.json"),
         (("--tokenizer", "/nowhere/at/all"), "cannot be read. Name a folder"),
         (("--tokenizer", "nobody/nothing-of-that-name"), "cannot be read. Name a folder"),
         (("--structure-correction", str(tmp_path / "other.safetensors")), "other.safetensors: These weights"),
+        (("--structure-correction", str(tmp_path / "nan.pth")), "nan.pth: The tensor 'ending.bias' holds values that"),
         (("--structure-correction", "none.ckpt"), "There is no file none.ckpt"),
         (("--output", str(tmp_path / "full")), "is there already. Choose a new folder."),
         (("--output", str(files[0])), "is there already. Choose a new folder."),
@@ -290,7 +298,7 @@ def test_a_stop_during_the_upload_says_what_is_there(command, files, tmp_path, m
 
 
 def test_as_a_command(tmp_path):
-    command = [sys.executable, "-m", "gendeg.checkpoints", "import", "none.ckpt", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "gendeg.importer", "none.ckpt", "--output", str(tmp_path / "out")]
     (tmp_path / "tokenizer").mkdir()
     result = subprocess.run(
         [*command, "--tokenizer", str(tmp_path / "tokenizer")],

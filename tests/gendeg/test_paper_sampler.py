@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DCond
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from gendeg import GenDegPipeline
-from gendeg.checkpoints import PRESETS, apply_preset
+from gendeg.checkpoints import PRESETS, with_preset
 from gendeg.importer import NOISE_SCHEDULE
 from gendeg.intensity import IntensityProjection
 from training.text import train_tokenizer
@@ -75,7 +75,7 @@ def published(unet, clean, context, null, steps, text_scale, image_scale, genera
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [100, 7, 2])
 def test_the_same_latents_after_every_step(pipeline, steps):
-    apply_preset(pipeline, "paper")
+    pipeline = with_preset(pipeline, "paper")
     text_scale, image_scale = pipeline.config.guidance_scale, pipeline.config.image_guidance_scale
     assert (pipeline.config.num_inference_steps, text_scale, image_scale) == (100, 7.5, 1.5)
     generator = torch.Generator().manual_seed(0)
@@ -109,8 +109,8 @@ def test_the_fast_preset_comes_to_the_same_end(pipeline):
     clean = torch.zeros(1, 4, 8, 8)
     target = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     for name, preset in PRESETS.items():
-        apply_preset(pipeline, name)
-        scheduler = pipeline.scheduler
+        sampled = with_preset(pipeline, name)
+        scheduler = sampled.scheduler
         alphas = scheduler.alphas_cumprod
 
         def exact(module, inputs, output, alphas=alphas, scheduler=scheduler):
@@ -124,7 +124,7 @@ def test_the_fast_preset_comes_to_the_same_end(pipeline):
         context = torch.zeros(1, 77, 16)
         try:
             steps, noise = preset.num_inference_steps, torch.Generator().manual_seed(1)
-            result = pipeline.denoise(clean, context, context, steps, 1, 1, noise)
+            result = sampled.denoise(clean, context, context, steps, 1, 1, noise)
         finally:
             hook.remove()
         torch.testing.assert_close(result, target, atol=0.02, rtol=0, msg=lambda text, name=name: f"{name}: {text}")

@@ -86,6 +86,12 @@ PREFIXES = [
     "state_dict.net.",
     "module.net.",
     "model.module.",
+    "_orig_mod.",
+    "module._orig_mod.",
+    "net_g.module.",
+    "generator.",
+    "generator_ema.",
+    "model_ema.module.",
 ]
 
 
@@ -96,7 +102,13 @@ def test_unwraps_prefixes(prefix):
     _assert_same(network_from_state_dict(state | {"epoch": 3}), network)
 
 
-@pytest.mark.parametrize("keys", [["params"], ["params_ema"], ["state_dict"], ["model", "params"]])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *(["params"], ["params_ema"], ["state_dict"], ["model", "params"], ["state_dict_ema"], ["model_ema"]),
+        *(["generator"], ["net_g"], ["net"], ["ema", "module"], ["model_state_dict", "generator"]),
+    ],
+)
 def test_unwraps_nested_dictionaries(keys):
     network = NAFNet(**SMALL)
     state = {f"net.{name}": value.half() for name, value in network.half().state_dict().items()}
@@ -107,10 +119,45 @@ def test_unwraps_nested_dictionaries(keys):
     _assert_same(found, network.float())
 
 
-def test_averaged_weights_are_preferred():
+@pytest.mark.parametrize(
+    ("averaged", "last"),
+    [
+        ("params_ema", "params"),
+        ("state_dict_ema", "state_dict"),
+        ("model_ema", "model"),
+        ("generator_ema", "generator"),
+    ],
+)
+def test_averaged_weights_are_preferred(averaged, last):
     network = NAFNet(**SMALL)
     other = {name: value + 1 for name, value in network.state_dict().items()}
-    _assert_same(network_from_state_dict({"params": other, "params_ema": network.state_dict()}), network)
+    _assert_same(network_from_state_dict({last: other, averaged: network.state_dict()}), network)
+    together = {f"{last}.{name}": value for name, value in other.items()}
+    together |= {f"{averaged}.{name}": value for name, value in network.state_dict().items()}
+    _assert_same(network_from_state_dict({"state_dict": together}), network)
+    _assert_same(network_from_state_dict({averaged: {"decay": 0.999}, last: network.state_dict()}), network)
+
+
+def test_insertions_within_names():
+    network = NAFNet(**SMALL)
+    state = {name.replace("encoders.0.", "encoders.0.module."): v for name, v in network.state_dict().items()}
+    state = {name.replace("ending.", "ending._orig_mod."): v for name, v in state.items()}
+    _assert_same(network_from_state_dict(state), network)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda tensor: tensor * float("nan"), "not numbers"),
+        (lambda tensor: tensor + float("inf"), "not numbers"),
+        (lambda tensor: tensor.long(), "int64"),
+        (lambda tensor: tensor.double() + 1e200, "more than float32 can hold"),
+    ],
+)
+def test_refuses_weights_that_are_no_numbers(wrong, sentence):
+    state = NAFNet(**SMALL).state_dict()
+    with pytest.raises(ValueError, match=f"The tensor 'ending.weight' holds .*{sentence}"):
+        network_from_state_dict(state | {"ending.weight": wrong(state["ending.weight"])})
 
 
 def test_has_weights_of_its_own():
@@ -159,6 +206,10 @@ def test_others_come_from_spandrel():
     grey = DnCNN(in_nc=1, out_nc=1, nc=4, nb=9, act_mode="R")
     with pytest.raises(ValueError, match="keeps RGB"):
         network_from_state_dict(grey.state_dict())
+    averaged = network_from_state_dict({"state_dict_ema": theirs.state_dict(), "epoch": 3})
+    torch.testing.assert_close(averaged(image), theirs(image).clamp(0, 1))
+    with pytest.raises(ValueError, match=r"The tensor 'model.0.weight' holds values that are not numbers"):
+        network_from_state_dict(theirs.state_dict() | {"model.0.weight": theirs.model[0].weight * float("nan")})
 
 
 def _assert_same(found, expected):

@@ -4,6 +4,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -11,6 +13,7 @@ from restorers import Restorer, available, load_restorer, save_restorer
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
+from runtime.errors import UserError
 from runtime.weights import read_state_dict
 
 NAFNET = {"width": 4, "enc_blk_nums": (1, 1), "dec_blk_nums": (1, 1)}
@@ -45,7 +48,7 @@ def test_saving_again_replaces(bundle):
     assert load_restorer("mine", "cpu").network.architecture == "promptir"
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.ckpt", "a.safetensors"])
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.ckpt", "a.safetensors", "a.bin", "a.pth.tar", "a.PTH"])
 def test_files_of_the_user(bundle, name):
     network = NAFNet(**NAFNET)
     path = bundle / "models" / name
@@ -183,10 +186,23 @@ def test_other_mistakes(tmp_path, bundle):
     ("change", "sentence"),
     [
         ({"architecture": "unet"}, "no architecture 'unet'"),
-        ({"config": {"width": "wide"}}, "No nafnet can be built"),
-        ({"config": {"depth": 3}}, "No nafnet can be built"),
+        ({"config": {"width": "wide"}}, "mine/config.json: the setting 'width' must be a whole number, not 'wide'"),
+        ({"config": {"depth": 3}}, "mine/config.json: there is no setting 'depth'"),
         ({"config": {"width": 8}}, "do not fit nafnet"),
         ({"config": None}, "not the config of a restorer"),
+        ({"architecture": ["nafnet"]}, "not the config of a restorer"),
+        ({"trained_for": "rain"}, "'trained_for' must be a list of names"),
+        ({"config": NAFNET | {"width": float("nan")}}, "'width' must be a whole number"),
+        ({"config": NAFNET | {"width": -4}}, "'width' must be from 0"),
+        ({"config": NAFNET | {"enc_blk_nums": [10**9, 1]}}, "'enc_blk_nums' must be from 0 to 512"),
+        ({"config": NAFNET | {"enc_blk_nums": 2}}, "'enc_blk_nums' must be a list"),
+        ({"config": NAFNET | {"enc_blk_nums": [1]}}, "No nafnet can be built"),
+        ({"architecture": "swin", "config": SWIN | {"pretrained": True}}, "'encoder' must name a Swin"),
+        ({"architecture": "swin", "config": SWIN | {"encoder": "hf-hub:a/b"}}, "'encoder' must name a Swin"),
+        (
+            {"architecture": "swin", "config": {"encoder_kwargs": {"checkpoint_path": "evil.pth"}}},
+            "encoder_kwargs: there is no setting 'checkpoint_path'",
+        ),
     ],
 )
 def test_broken_configs(bundle, change, sentence):
@@ -221,3 +237,61 @@ def test_reads_what_training_frameworks_write(tmp_path):
     path = tmp_path / "a.ckpt"
     torch.save({"state_dict": {"net.x": torch.ones(2)}, "epoch": 3, "pytorch-lightning_version": "2.0"}, path)
     assert torch.equal(read_state_dict(path)["state_dict"]["net.x"], torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_weights_that_are_not_numbers_are_named(bundle, kind):
+    network = NAFNet(**NAFNET)
+    with torch.no_grad():
+        network.ending.bias[1] = float("nan")
+    if kind == "folder":
+        save_restorer(network, bundle / "bundled" / "mine", [])
+        where = "mine/model.safetensors"
+    else:
+        where = "mine.pth"
+        torch.save(network.state_dict(), bundle / "models" / where)
+    with pytest.raises(UserError, match=f"^{where}: The tensor 'ending.bias' holds values that are not numbers"):
+        load_restorer("mine", device="cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_an_answer_that_is_no_picture_is_a_sentence(value):
+    """Infinity would be clamped to white."""
+
+    class Wrong(torch.nn.Module):
+        def forward(self, x):
+            return torch.where(x == x.max(), value, x)
+
+    restorer = Restorer("mine", Wrong())
+    image = np.random.default_rng(0).random((9, 8, 3), np.float32)
+    for given_image in (image, (image * 255).astype(np.uint8), Image.fromarray((image * 255).astype(np.uint8))):
+        with pytest.raises(UserError, match="mine gave values that are not numbers"):
+            restorer(given_image)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-2, 40) | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize(("kind", "config"), [(NAFNet, NAFNET), (PromptIR, PROMPTIR), (SwinRestorer, SWIN)])
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_config_is_a_restorer_or_a_sentence(bundle, kind, config, data):
+    folder = bundle / "bundled" / "mine"
+    if not folder.is_dir():
+        save_restorer(kind(**config), folder, ["rain"])
+    original = (folder / "config.json").read_text()
+    written = json.loads(original)
+    inside = data.draw(st.booleans())
+    part = written["config"] if inside else written
+    part[data.draw(st.sampled_from(sorted(part)) | st.text(max_size=5))] = data.draw(JSON)
+    (folder / "config.json").write_text(json.dumps(written))
+    try:
+        load_restorer("mine", "cpu")(np.zeros((16, 16, 3), np.uint8))
+    except UserError as error:
+        assert "mine" in str(error) or "architecture" in str(error)
+    finally:
+        (folder / "config.json").write_text(original)

@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from gendeg.checkpoints import apply_preset
+from gendeg.checkpoints import with_preset
 from gendeg.importer import FULL_SIZE, NOISE_SCHEDULE, RESOLUTION
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline
@@ -115,7 +115,7 @@ def main() -> None:
     )
     baseline = None
     for title, preset in (("paper", "paper"), ("fast", "fast"), ("fast, compiled", "fast")):
-        apply_preset(pipeline, preset)
+        pipeline = with_preset(pipeline, preset)
         if title.endswith("compiled"):
             pipeline.unet.compile()
             pipeline.vae.decoder.compile()

@@ -174,7 +174,7 @@ def main() -> None:
         write_random(original_layout(networks, unet), generator)
         write_random(module.state_dict(), correction)
         write_tokenizer(folder / "tokenizer", text.vocab_size)
-        command = [sys.executable, "-m", "gendeg.checkpoints", "import", generator, "--output", output]
+        command = [sys.executable, "-m", "gendeg.importer", generator, "--output", output]
         command += ["--structure-correction", correction, "--tokenizer", folder / "tokenizer"]
         started = time.perf_counter()
         subprocess.run(list(map(str, command)), check=True)
