@@ -161,6 +161,7 @@ def degrade(
                 image_guidance_scale=first.image_guidance_scale,
                 structure_correction=first.structure_correction,
                 generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+                output_size="working",
                 output_type="np",
                 callback_on_step_end=callback,
             )
