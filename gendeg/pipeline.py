@@ -26,6 +26,7 @@ from gendeg.detail import transfer_detail
 from gendeg.image_forms import ImageInput, Images, convert, resize, to_bytes
 from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair
 from gendeg.intensity import match_intensity as matched
+from gendeg.physics import RULES
 from gendeg.structure_correction import StructureCorrection
 from runtime.errors import UserError
 
@@ -222,6 +223,8 @@ class GenDegPipeline(DiffusionPipeline):
             rendered = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
             images = zip(clean, rendered, generated, strict=True)
             degraded = torch.stack([transfer_detail(*three) for three in images])
+        if call.degradation.name in RULES:
+            degraded = RULES[call.degradation.name](clean, degraded)
         if call.match_intensity:
             degraded = matched(clean, degraded, call.mu, call.sigma)
         self.maybe_free_model_hooks()
@@ -340,7 +343,7 @@ class GenDegPipeline(DiffusionPipeline):
         if size == call.working_size:
             return clean, degraded
         photo = resize(photo, size)
-        return photo, transfer_detail(photo, clean, degraded)
+        return photo, transfer_detail(photo.to(clean.device), clean, degraded).cpu()
 
     def prompt(self, caption: str | None, phrase: str) -> str:
         """ "<caption>, <phrase>", the caption cut short where the text encoder could not take the whole."""
