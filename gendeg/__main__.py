@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         kind = get_degradation(args.degradation)
         mu, sigma = IntensityPrior().complete(kind.name, np.random.default_rng(abs(args.seed)), args.mu, args.sigma)
         request = read_request(
-            str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution, args.caption,
-            args.structure_correction,
+            str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution,
+            args.output_size, args.caption, args.structure_correction,
         )  # fmt: skip
         for note in request.photo.info.get("notes", ()):
             print(f"{shown(args.photo)}: {note}.", file=sys.stderr)
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(f"asked    mu {request.mu:.4f}  sigma {request.sigma:.4f}")
     print(f"reached  mu {result.mu:.4f}  sigma {result.sigma:.4f}")
+    width, height = result.degraded.size
+    print(f"at {width} x {height}  mu {result.delivered_mu:.4f}  sigma {result.delivered_sigma:.4f}")
     return 0
 
 
@@ -61,7 +63,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_SEED} (default: 0)")
     parser.add_argument("--steps", type=int, help="default: the model's own")
     low, high = resolutions()
-    parser.add_argument("--resolution", type=int, help=f"short side, {low} to {high} (default: the model's own)")
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        help=f"short side at which the model works, {low} to {high}: streaks, flakes and drops come out finer at a "
+        f"larger one (default: the model's own)",
+    )
+    parser.add_argument(
+        "--output-size",
+        default="photo",
+        help="of the result: photo (the photograph's own), working, or a short side in pixels (default: photo)",
+    )
     parser.add_argument("--caption", default="", help="what the photograph shows")
     parser.add_argument(
         "--structure-correction",

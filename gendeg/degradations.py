@@ -6,13 +6,12 @@ Prompt phrases, the structure correction policy and the idea of filter threshold
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from runtime.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Degradation:
     """One degradation.
 
@@ -20,14 +19,12 @@ class Degradation:
         name: identifier used everywhere in code, files and endpoints.
         label: what a person reads.
         phrase: what the text prompt says of it.
-        structure_correction: whether the structure correction module (SCM) repairs the generated image.
-            Where it does not, the codec round trip of the clean image is the pair's ground truth, in the paper.
+        structure_correction: whether the structure correction module (SCM) repairs the generated image, as in the
+            paper. Elsewhere transferred detail comes as near to the truth, and the module would blur.
         mu_range, sigma_range: lowest and highest intensity that real data sets hold (1st to 99th percentile).
         typical: the median real (mu, sigma).
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
         mixed_phrases: data set name -> phrase, for data sets whose images carry a second degradation.
-        restriction: what it can do to an image: only lay "flakes" or "streaks" of white, or "drops", over it; make
-            it brighter, darker or "paler"; have its light "moved" or "dimmed". See `gendeg.restrictions`.
         variants: phrases that say what `phrase` leaves open, and the compact generator must be told to draw it clearly:
             the direction of a blur, in even steps counter-clockwise from the horizontal. A word each, which is learned
             faster than a number.
@@ -42,7 +39,6 @@ class Degradation:
     typical: tuple[float, float]
     accepted_mu: tuple[float, float]
     mixed_phrases: tuple[tuple[str, str], ...] = ()
-    restriction: Literal["flakes", "streaks", "drops", "paler", "moved", "dimmed"] = field(kw_only=True)
     variants: tuple[str, ...] = ()
 
     def phrase_for(self, dataset: str | None = None) -> str:
@@ -51,53 +47,49 @@ class Degradation:
 
 
 DEGRADATIONS: dict[str, Degradation] = {
-    d.name: d
-    for d in (
+    degradation.name: degradation
+    for degradation in (
         Degradation(
-            "haze",
-            "Haze",
-            "in hazy conditions",
-            True,
-            (0.030, 0.265),
-            (0.020, 0.192),
-            (0.107, 0.067),
-            (0.02, 0.30),
-            restriction="paler",
+            name="haze",
+            label="Haze",
+            phrase="in hazy conditions",
+            structure_correction=True,
+            mu_range=(0.030, 0.265),
+            sigma_range=(0.020, 0.192),
+            typical=(0.107, 0.067),
+            accepted_mu=(0.02, 0.30),
         ),
         Degradation(
-            "rain",
-            "Rain",
-            "in rainy conditions",
-            False,
-            (0.008, 0.271),
-            (0.011, 0.167),
-            (0.074, 0.064),
-            (0.005, 0.30),
-            (("ORD", "in rainy and hazy conditions"),),
-            restriction="streaks",
+            name="rain",
+            label="Rain",
+            phrase="in rainy conditions",
+            structure_correction=False,
+            mu_range=(0.008, 0.271),
+            sigma_range=(0.011, 0.167),
+            typical=(0.074, 0.064),
+            accepted_mu=(0.005, 0.30),
+            mixed_phrases=(("ORD", "in rainy and hazy conditions"),),
         ),
         Degradation(
-            "snow",
-            "Snow",
-            "in snowy conditions",
-            False,
-            (0.003, 0.238),
-            (0.020, 0.142),
-            (0.057, 0.070),
-            (0.003, 0.30),
-            (("CSD", "in snowy and hazy conditions"),),
-            restriction="flakes",
+            name="snow",
+            label="Snow",
+            phrase="in snowy conditions",
+            structure_correction=False,
+            mu_range=(0.003, 0.238),
+            sigma_range=(0.020, 0.142),
+            typical=(0.057, 0.070),
+            accepted_mu=(0.003, 0.30),
+            mixed_phrases=(("CSD", "in snowy and hazy conditions"),),
         ),
         Degradation(
-            "motion_blur",
-            "Motion blur",
-            "in blurry conditions",
-            True,
-            (0.003, 0.079),
-            (0.005, 0.095),
-            (0.030, 0.045),
-            (0.003, 0.12),
-            restriction="moved",
+            name="motion_blur",
+            label="Motion blur",
+            phrase="in blurry conditions",
+            structure_correction=True,
+            mu_range=(0.003, 0.079),
+            sigma_range=(0.005, 0.095),
+            typical=(0.030, 0.045),
+            accepted_mu=(0.003, 0.12),
             variants=(
                 "in blurry conditions, sideways motion",
                 "in blurry conditions, rising motion",
@@ -106,26 +98,24 @@ DEGRADATIONS: dict[str, Degradation] = {
             ),
         ),
         Degradation(
-            "raindrop",
-            "Raindrops",
-            "with raindrops in it",
-            True,
-            (0.008, 0.134),
-            (0.023, 0.142),
-            (0.030, 0.086),
-            (0.005, 0.20),
-            restriction="drops",
+            name="raindrop",
+            label="Raindrops",
+            phrase="with raindrops in it",
+            structure_correction=True,
+            mu_range=(0.008, 0.134),
+            sigma_range=(0.023, 0.142),
+            typical=(0.030, 0.086),
+            accepted_mu=(0.005, 0.20),
         ),
         Degradation(
-            "low_light",
-            "Low light",
-            "in low-light conditions",
-            False,
-            (0.036, 0.282),
-            (0.023, 0.255),
-            (0.200, 0.145),
-            (0.03, 0.45),
-            restriction="dimmed",
+            name="low_light",
+            label="Low light",
+            phrase="in low-light conditions",
+            structure_correction=False,
+            mu_range=(0.036, 0.282),
+            sigma_range=(0.023, 0.255),
+            typical=(0.200, 0.145),
+            accepted_mu=(0.03, 0.45),
         ),
     )
 }

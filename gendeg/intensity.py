@@ -5,7 +5,7 @@ GenDeg (arXiv 2411.17687), Section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -19,10 +19,10 @@ NULL_BIN = NUM_BINS  # the 129th bin: no intensity given
 
 
 def degradation_map(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-    """|clean - degraded|, for float tensors of one shape [..., 3, H, W] in [0, 1]."""
+    """|clean - degraded|, for tensors of one shape [..., 3, H, W]: float in [0, 1], or uint8."""
     if clean.shape != degraded.shape:
         raise ValueError(f"Clean and degraded image differ in size: {tuple(clean.shape)} and {tuple(degraded.shape)}.")
-    return (clean - degraded).abs()
+    return torch.maximum(clean, degraded) - torch.minimum(clean, degraded)  # uint8 cannot be negative
 
 
 def intensity(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,6 +36,17 @@ def intensity(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor
     """
     flat = degradation_map(clean, degraded).flatten(1)
     return flat.mean(1), flat.std(1, unbiased=False)
+
+
+def intensity_of_pair(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[float, float]:
+    """The same of one pair [3, H, W], float in [0, 1] or uint8; bytes are counted, so that fifty megapixels fit."""
+    if clean.dtype != torch.uint8:
+        mu, sigma = intensity(clean[None], degraded[None])
+        return float(mu), float(sigma)
+    share = torch.bincount(degradation_map(clean, degraded).flatten(), minlength=256).double() / clean.numel()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mu = (share * values).sum()
+    return float(mu), float((share * (values - mu).square()).sum().sqrt())
 
 
 def to_bin(value: torch.Tensor, maximum: float) -> torch.Tensor:
@@ -98,72 +109,13 @@ def _bins(value: torch.Tensor | None, maximum: float, batch: int) -> torch.Tenso
     return torch.where(missing, NULL_BIN, to_bin(value.masked_fill(missing, 0.0), maximum))
 
 
-def asked_intensity(
-    clean: torch.Tensor,
-    degraded: torch.Tensor,
-    mu: Sequence[float | None] | None = None,
-    sigma: Sequence[float | None] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is asked of each image; where that is None, its own intensity, sigma in proportion to an asked mu.
-
-    Args:
-        clean, degraded: [B, 3, H, W] in [0, 1].
-        mu, sigma: asked, one each.
-
-    Returns:
-        mu, sigma: [B], at least 0.0001.
-    """
-    own_mu, own_sigma = (value.clamp(min=1e-4) for value in intensity(clean, degraded))
-    asked_mu, asked_sigma = (_given(values, own_mu) for values in (mu, sigma))
-    asked_mu = torch.where(asked_mu.isnan(), own_mu, asked_mu).clamp(min=1e-4)
-    asked_sigma = torch.where(asked_sigma.isnan(), own_sigma * asked_mu / own_mu, asked_sigma).clamp(min=1e-4)
-    return asked_mu, asked_sigma
-
-
-def _given(values: Sequence[float | None] | None, like: torch.Tensor) -> torch.Tensor:
-    """Numbers as a tensor, NaN where there is none."""
-    if values is None:
-        return torch.full_like(like, torch.nan)
-    return like.new_tensor([torch.nan if value is None else value for value in values])
-
-
-class Nearest:
-    """Keeps, of each image of a batch, the version whose intensity is nearest to the asked mu and sigma, [B] each.
-
-    An error of mu counts twice: it is what one sees first.
-
-    Attributes:
-        images: [B, 3, H, W], of those that were offered.
-    """
-
-    def __init__(self, mu: torch.Tensor, sigma: torch.Tensor):
-        self.mu, self.sigma = mu, sigma
-        self.miss = torch.full_like(mu, torch.inf)
-        self.images: torch.Tensor | None = None
-
-    def offer(self, clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compare new versions [B, 3, H, W] in [0, 1] with the nearest so far; returns their mu and sigma, [B]."""
-        mu, sigma = asked_intensity(clean, degraded)
-        miss = 2 * (mu - self.mu).abs() + (sigma - self.sigma).abs()
-        nearer = (miss < self.miss)[:, None, None, None]
-        self.images = degraded if self.images is None else torch.where(nearer, degraded, self.images)
-        self.miss = torch.minimum(miss, self.miss)
-        return mu, sigma
-
-
 # How far `match_intensity` may go: beyond, a picture shows it.
 _GAIN = (0.7, 1.4)
 _EXPONENT = (0.7, 1.5)
-_GENTLE = (0.95, 1.05)  # for both, where a picture would show it sooner
 
 
 def match_intensity(
-    clean: torch.Tensor,
-    degraded: torch.Tensor,
-    mu: Sequence[float | None],
-    sigma: Sequence[float | None],
-    restrict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    gentle: bool = False,
+    clean: torch.Tensor, degraded: torch.Tensor, mu: Sequence[float | None], sigma: Sequence[float | None]
 ) -> torch.Tensor:
     """Bring degraded images nearer to the asked intensity by a tone curve of their degradation map.
 
@@ -174,40 +126,28 @@ def match_intensity(
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
         mu, sigma: asked, one each; None leaves it as it is.
-        restrict: what results must obey: brings [B, 3, H, W] of (clean, degraded) back to that.
-        gentle: go less far: the scene would show through blur and drops, and what is bright become dark in the dark.
 
     Returns:
         Degraded images like `degraded`.
     """
-
-    def bounded(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        return (restrict(clean[None], degraded[None])[0] if restrict else degraded).clamp(0, 1)
-
-    gains, exponents = (_GENTLE, _GENTLE) if gentle else (_GAIN, _EXPONENT)
-    matched = degraded.clone()
-    for i, (asked_mu, asked_sigma) in enumerate(zip(mu, sigma, strict=True)):
-        if asked_mu is None and asked_sigma is None:
+    matched = [image[None] for image in degraded]
+    for i, asked in enumerate(zip(mu, sigma, strict=True)):
+        if asked == (None, None):
             continue
-        now_mu, now_sigma = (float(v) for v in intensity(clean[i : i + 1], degraded[i : i + 1]))
-        asked_mu = now_mu if asked_mu is None else asked_mu
-        choice = [1.0] if asked_sigma is None else torch.linspace(*exponents, 17).tolist()
-        asked_sigma = now_sigma if asked_sigma is None else asked_sigma
-        residual = degraded[i] - clean[i]
-        magnitude = residual.abs().mean(0)
-        magnitude = (magnitude / magnitude.mean().clamp(min=1e-6)).clamp(min=1e-3)
-        best = None
-        for exponent in choice:
-            shaped = residual * magnitude ** (exponent - 1)
-            gain = 1.0
-            for _ in range(4):  # values that leave [0, 1] are cut off, so a gain does not move mu in proportion
-                candidate = bounded(clean[i], clean[i] + gain * shaped)
-                reached = float((candidate - clean[i]).abs().mean())
-                gain = min(max(gain * asked_mu / max(reached, 1e-6), gains[0]), gains[1])
-            candidate = bounded(clean[i], clean[i] + gain * shaped)
-            reached_mu, reached_sigma = (float(v) for v in intensity(clean[i : i + 1], candidate[None]))
-            miss = abs(reached_mu - asked_mu) + abs(reached_sigma - asked_sigma)
-            if best is None or miss < best[0]:
-                best = miss, candidate
-        matched[i] = best[1]
-    return matched
+        x, y = clean[i : i + 1], degraded[i : i + 1]
+        mu_asked, sigma_asked = (
+            float(own) if value is None else value for value, own in zip(asked, intensity(x, y), strict=True)
+        )
+        size = (y - x).abs().mean(1, keepdim=True)
+        size = (size / size.mean().clamp(min=1e-6)).clamp(min=1e-3)
+        lowest = torch.inf
+        for exponent in [1.0] if asked[1] is None else torch.linspace(*_EXPONENT, 17).tolist():
+            residual, gain = size ** (exponent - 1) * (y - x), 1.0
+            for _ in range(5):  # values that leave [0, 1] are cut off, so a gain does not move mu in proportion
+                candidate = (x + gain * residual).clamp(0, 1)
+                reached_mu, reached_sigma = (float(value) for value in intensity(x, candidate))
+                gain = min(max(gain * mu_asked / max(reached_mu, 1e-6), _GAIN[0]), _GAIN[1])
+            miss = abs(reached_mu - mu_asked) + abs(reached_sigma - sigma_asked)
+            if miss < lowest:
+                lowest, matched[i] = miss, candidate
+    return torch.cat(matched)

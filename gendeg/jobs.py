@@ -17,8 +17,9 @@ from PIL import Image
 from gendeg.captions import Captioner
 from gendeg.checkpoints import available_models, load_pipeline, read_settings
 from gendeg.degradations import DEGRADATIONS
+from gendeg.image_forms import convert
 from gendeg.pipeline import GenDegPipeline, own_value
-from gendeg.request import Request, Result, degrade, to_image
+from gendeg.request import Request, Result, degrade
 from runtime.errors import UserError
 from runtime.images import open_image
 from runtime.jobs import Report, run_job
@@ -170,14 +171,14 @@ def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Res
         preview = None
         if (index + 1) % every == 0 and index + 1 < total:
             decoded = pipeline.decode(tensors["predicted"])[0, :, : size[0], : size[1]]
-            preview = to_image(decoded.permute(1, 2, 0).cpu().numpy())
+            (preview,) = convert([decoded], "pil")
         report(Step(index + 1, total, preview))
 
     return degrade(pipeline, [request], callback)[0]
 
 
 def _sweep(pipeline: GenDegPipeline, request: Request, report: Report) -> list[list[Result]]:
-    kind, done = DEGRADATIONS[request.degradation], 0
+    kind, done, request = DEGRADATIONS[request.degradation], 0, replace(request, output_size="working")
     rows = [
         [replace(request, mu=round(mu, 3)) for mu in np.linspace(*kind.mu_range, SWEEP_COLUMNS).tolist()],
         [replace(request, sigma=round(sigma, 3)) for sigma in np.linspace(*kind.sigma_range, SWEEP_COLUMNS).tolist()],

@@ -1,7 +1,8 @@
 """GenDegPipeline: a clean image in, a degraded image of the asked kind and intensity out.
 
 GenDeg (arXiv 2411.17687), Sections 3.1 to 3.3. One class runs the paper's process (noise to degraded latent, three-way
-guidance) and the compact profile's bridge (clean to degraded latent): the scheduler decides where sampling starts.
+guidance) and the compact profile's bridge (clean to degraded latent): the scheduler decides where sampling starts. The
+networks work at the size they were trained at; what they make is carried over to the photograph's own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,49 +19,54 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
 from torch import nn
 
-from gendeg.degradations import Degradation, get_degradation
-from gendeg.intensity import IntensityProjection, degradation_map, intensity
+from gendeg.degradations import get_degradation
+from gendeg.detail import transfer_detail
+from gendeg.image_forms import ImageInput, Images, convert, resize, to_bytes
+from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair
 from gendeg.intensity import match_intensity as matched
-from gendeg.restrictions import OVER_PHOTOGRAPH, RESTRICTIONS, SEEK_INTENSITY
+from gendeg.physics import RULES
 from gendeg.structure_correction import StructureCorrection
 from runtime.errors import UserError
-from runtime.images import to_rgb
 
-ImageInput = Image.Image | np.ndarray | torch.Tensor
 MIN_SIDE = 32  # of an input image, in pixels
+MAX_ASPECT = 8  # of its long side to its short one: beyond, what the network sees of it is a few pixels wide
+
+_COMPONENTS = (
+    "vae", "text_encoder", "tokenizer", "intensity_projection", "unet", "scheduler", "structure_correction"
+)  # fmt: skip
 
 
 @dataclass
 class GenDegOutput(BaseOutput):
-    """What a call gives back, everything at one size and aligned pixel by pixel.
+    """What a call gives back: pairs aligned pixel by pixel, that differ by the degradation and not by the codec.
+
+    "Images" below are PIL images in a list, or values in [0, 1]: an array [B, H, W, 3] or a tensor [B, 3, H, W] if all
+    have one size, else a list of [H, W, 3] or [3, H, W].
 
     Attributes:
-        images: the degraded images: PIL list, array [B, H, W, 3] or tensor [B, 3, H, W] in [0, 1].
-        clean: the ground truths they pair with, in the same form, so that a pair differs by the degradation and not by
-            the codec: the clean images themselves where structure was corrected or they were themselves degraded (all
-            restrictions but haze's), else their codec round trips.
-        degradation_maps: |clean - degraded|, in the same form.
+        images: the degraded images, at the asked `output_size`.
+        clean: the photographs themselves, at that size.
+        degradation_maps: |clean - degraded|, at that size.
         prompts: what the text encoder was told of each image.
-        mu, sigma: mean and standard deviation of each degradation map: the intensities reached.
+        mu, sigma: mean and standard deviation of each degradation map at the working size, where they are asked.
+        delivered_mu, delivered_sigma: those of `degradation_maps`; a blur, say, counts more the finer the photograph.
         structure_correction: whether the structure of the degraded images was corrected.
-        uncorrected, corrected: the degraded images before and after that, in the same form, without the steps that
-            follow; None where it was not.
-        round_trip: whether `clean` is the codec's round trip.
+        uncorrected, corrected: the degraded images before and after that, at the working size; None where it was not.
     """
 
-    images: list[Image.Image] | np.ndarray | torch.Tensor
-    clean: list[Image.Image] | np.ndarray | torch.Tensor
-    degradation_maps: list[Image.Image] | np.ndarray | torch.Tensor
+    images: Images
+    clean: Images
+    degradation_maps: Images
     prompts: list[str]
     mu: list[float]
     sigma: list[float]
+    delivered_mu: list[float]
+    delivered_sigma: list[float]
     structure_correction: bool
-    uncorrected: list[Image.Image] | np.ndarray | torch.Tensor | None
-    corrected: list[Image.Image] | np.ndarray | torch.Tensor | None
-    round_trip: bool
+    uncorrected: Images | None
+    corrected: Images | None
 
 
 def predict(
@@ -84,8 +91,8 @@ def predict(
     return unet(inputs, timestep, encoder_hidden_states=context, class_labels=labels).sample
 
 
-def own_value(setting: float | dict[str, float], degradation: str) -> float:
-    """A model's own setting, one number or {degradation: number}, for one degradation."""
+def own_value(setting: Any, degradation: str) -> Any:
+    """A model's own setting, one value or {degradation: value}, for one degradation."""
     return setting[degradation] if isinstance(setting, dict) else setting
 
 
@@ -99,13 +106,11 @@ class GenDegPipeline(DiffusionPipeline):
         unet: UNet2DConditionModel that takes [latent, clean latent] on its channels.
         scheduler: any diffusers scheduler for the paper's process, or a BridgeScheduler.
         structure_correction: lines generated images up with their clean ones (SCM); None: there is none.
-        resolution: the short side, in pixels, that the model was trained at.
-        max_side: long side beyond which images are scaled down further.
-        image_guidance_scale, restrict, match_intensity: defaults of a call.
-        num_inference_steps, guidance_scale: defaults of a call, one number or one for each degradation, {name: number}.
-        temperature: defaults of a call, {name of a degradation: [coarse, fine]}; None: [1, 1] for all.
+        max_side: long side, in pixels, beyond which images are worked on at less than `resolution`.
         draw_variants: whether the model knows the phrases of `Degradation.variants`. Then a call draws one for each
             image, and text guidance leads there from the plain phrase instead of from the empty prompt.
+        resolution, num_inference_steps, guidance_scale, image_guidance_scale, temperature, match_intensity: what a call
+            does that does not say otherwise; one value, or one for each degradation, {name: value}.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -123,35 +128,17 @@ class GenDegPipeline(DiffusionPipeline):
         structure_correction: StructureCorrection | None = None,
         resolution: int = 512,
         max_side: int = 1024,
+        draw_variants: bool = False,
         num_inference_steps: int | dict[str, int] = 100,
         guidance_scale: float | dict[str, float] = 7.5,
-        image_guidance_scale: float = 1.5,
-        temperature: dict[str, list[float]] | None = None,
-        draw_variants: bool = False,
-        restrict: bool = False,
-        match_intensity: bool = False,
+        image_guidance_scale: float | dict[str, float] = 1.5,
+        temperature: Sequence[float] | dict[str, Sequence[float]] = (1.0, 1.0),
+        match_intensity: bool | dict[str, bool] = False,
     ):
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            intensity_projection=intensity_projection,
-            unet=unet,
-            scheduler=scheduler,
-            structure_correction=structure_correction,
-        )
-        self.register_to_config(
-            resolution=resolution,
-            max_side=max_side,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            image_guidance_scale=image_guidance_scale,
-            temperature=temperature,
-            draw_variants=draw_variants,
-            restrict=restrict,
-            match_intensity=match_intensity,
-        )
+        self.register_modules(**{name: settings.pop(name) for name in _COMPONENTS})
+        self.register_to_config(**settings)
 
     @property
     def size_multiple(self) -> int:
@@ -175,9 +162,9 @@ class GenDegPipeline(DiffusionPipeline):
         image_guidance_scale: float | None = None,
         temperature: tuple[float, float] | None = None,
         structure_correction: bool | str = "auto",
-        restrict: bool | None = None,
         match_intensity: bool | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_size: int | str = "photo",
         output_type: str = "pil",
         callback_on_step_end: Callable[[GenDegPipeline, int, torch.Tensor, dict[str, torch.Tensor]], Any] | None = None,
     ) -> GenDegOutput:
@@ -185,139 +172,140 @@ class GenDegPipeline(DiffusionPipeline):
 
         Args:
             image: PIL image, array [H, W, 3] (uint8, or float in [0, 1]), tensor [3, H, W] in [0, 1], or several in a
-                list or batch. Worked on, and returned, with the short side at `resolution`.
+                list or batch. Taken at 8 bits a colour. Several may differ in size, but not in shape.
             degradation: one of the six.
-            mu, sigma: asked intensity, for all or one each; None, or NaN, leaves it to the model.
+            mu, sigma: asked intensity at the working size, for all or one each; None, or NaN, leaves it to the model.
             prompt: caption of the scene, for all or one each; the degradation's phrase is put behind it.
             phrase: instead of the degradation's own, or of the variant that would be drawn; for all or one each; for
                 example "in snowy and hazy conditions".
-            resolution: short side in pixels instead of the model's own.
+            resolution: the working size, as the short side in pixels, instead of the one the model was trained at:
+                streaks, flakes and drops come out finer at a larger one. The size that comes back is `output_size`.
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
             temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; instead of the model's
                 own.
-            structure_correction: whether to correct the structure of the degraded images; "auto": where the paper does
-                (haze, motion blur, raindrop) and the model holds a module for it.
-            restrict: whether images are brought to what the degradation can make, see `gendeg.restrictions`; None: the
-                model's own setting.
-            match_intensity: whether restrictions and a tone curve of the degradation map bring the result nearer to the
-                asked mu and sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
+            structure_correction: whether to correct the structure of the degraded images; "auto": where the table of
+                degradations says so and the model holds a module for it. Elsewhere the photograph's fine detail is
+                transferred instead, as far as the degraded image has kept it, see `gendeg.detail`.
+            match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
+                sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
             generator: random generator, or one for each image.
+            output_size: "photo" (each photograph's own), "working", or a short side in pixels, which makes no
+                photograph larger than it is.
             output_type: "pil", "np" or "pt".
             callback_on_step_end: called as (pipeline, step, timestep, tensors) after every step; tensors holds
                 "latents" and "predicted", the degraded latents as expected from here (see `decode`). An exception
                 raised in it ends the call.
 
         Raises:
-            UserError: for input that cannot be worked on; the message says why.
+            UserError: for input that cannot be worked on, and if the model gives no numbers; the message says why.
         """
-        degradation = get_degradation(degradation)
-        images = _to_tensors(image)
-        mus, sigmas = (
-            [None if v is None or math.isnan(v) else float(v) for v in _per_image(value, len(images), name)]
-            for value, name in ((mu, "mu"), (sigma, "sigma"))
-        )
-        if isinstance(generator, (list, tuple)):
-            generator = _per_image(generator, len(images), "generator")
-        prompts = _per_image(prompt, len(images), "prompt")
-        if num_inference_steps is None:
-            num_inference_steps = own_value(self.config.num_inference_steps, degradation.name)
-        if num_inference_steps < 1:
-            raise UserError("The number of steps must be at least 1.")
-        if output_type not in ("pil", "np", "pt"):
-            raise UserError(f'output_type must be "pil", "np" or "pt", not {output_type!r}.')
-        correct = self._corrects(degradation, structure_correction)
-        sizes = [self.working_size(*i.shape[1:], resolution) for i in images]
-        if len(set(sizes)) > 1:
-            raise UserError("Images of different aspect ratios cannot share a batch. Call once for each.")
-        if guidance_scale is None:
-            guidance_scale = own_value(self.config.guidance_scale, degradation.name)
-        if temperature is None:
-            temperature = (self.config.temperature or {}).get(degradation.name, (1.0, 1.0))
-        image_scale = self.config.image_guidance_scale if image_guidance_scale is None else image_guidance_scale
-
-        photo = torch.stack([_resize(i, sizes[0]) for i in images]).to(self._execution_device, torch.float32)
-        clean = photo.to(self.unet.dtype)
-        clean_latents = self.encode(clean)
-        null_context = self.encode_context([""] * len(images), None, None)
-        own, asked = [degradation.phrase] * len(images), _per_image(phrase, len(images), "phrase")
-        if self.config.draw_variants and degradation.variants:  # guidance is towards the one that is drawn
-            null_context = self.encode_context([self.prompt(p, degradation.phrase) for p in prompts], mus, sigmas)
-            own = _drawn(degradation.variants, len(images), generator)
-        prompts = [self.prompt(p, a or o) for p, a, o in zip(prompts, asked, own, strict=True)]
-        context = self.encode_context(prompts, mus, sigmas)
+        call = self.check_inputs({name: value for name, value in locals().items() if name != "self"})
+        height, width = call.working_size
+        clean = torch.stack([resize(photo, call.working_size) for photo in call.photos])
+        clean = (clean.float() / 255).to(self._execution_device)
+        clean_latents = self.encode(clean.to(self.unet.dtype))
+        prompts, context, null_context = self.encode_prompts(call)
         latents = self.denoise(
             clean_latents,
             context,
             null_context,
-            num_inference_steps,
-            guidance_scale,
-            image_scale,
-            generator,
-            callback_on_step_end,
-            temperature,
+            call.num_inference_steps,
+            call.guidance_scale,
+            call.image_guidance_scale,
+            call.generator,
+            call.callback_on_step_end,
+            call.temperature,
         )
-        height, width = sizes[0]
-        degraded = self.decode(latents)[..., :height, :width]
-        uncorrected = degraded if correct else None
-        if correct:
-            degraded, clean = self.correct_structure(clean, degraded), photo
+        generated = self.decode(latents)[..., :height, :width]
+        if call.structure_correction:
+            corrected = degraded = self.correct_structure(clean, generated)
         else:
-            clean = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
-        corrected = degraded
-        matching = self.config.match_intensity if match_intensity is None else match_intensity
-        restriction, rule, seeks = degradation.restriction, None, False
-        if self.config.restrict if restrict is None else restrict:
-            rule, seeks = RESTRICTIONS[restriction], matching and restriction in SEEK_INTENSITY
-            if restriction in OVER_PHOTOGRAPH:
-                degraded = rule(clean, degraded, over=photo, **({"mu": mus, "sigma": sigmas} if seeks else {}))
-                clean, rule = photo, None  # a tone curve leaves white as it is, the rest if it is gentle
-            else:
-                degraded = rule(clean, degraded)
-        if matching:
-            degraded = matched(clean, degraded, mus, sigmas, rule, gentle=seeks)
-        reached_mu, reached_sigma = intensity(clean, degraded)
+            rendered = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
+            images = zip(clean, rendered, generated, strict=True)
+            degraded = torch.stack([transfer_detail(*three) for three in images])
+        if call.degradation.name in RULES:
+            degraded = RULES[call.degradation.name](clean, degraded)
+        if call.match_intensity:
+            degraded = matched(clean, degraded, call.mu, call.sigma)
         self.maybe_free_model_hooks()
+        mu, sigma = (values.tolist() for values in intensity(clean, degraded))
+        pairs = [self.deliver(call, *images) for images in zip(call.photos, clean, degraded, strict=True)]
+        delivered_mu, delivered_sigma = zip(*(intensity_of_pair(*pair) for pair in pairs), strict=True)
         return GenDegOutput(
-            images=_convert(degraded, output_type),
-            clean=_convert(clean, output_type),
-            degradation_maps=_convert(degradation_map(clean, degraded), output_type),
+            images=convert([degraded for _, degraded in pairs], output_type),
+            clean=convert([clean for clean, _ in pairs], output_type),
+            degradation_maps=convert([degradation_map(*pair) for pair in pairs], output_type),
             prompts=prompts,
-            mu=reached_mu.tolist(),
-            sigma=reached_sigma.tolist(),
-            structure_correction=correct,
-            uncorrected=_convert(uncorrected, output_type) if correct else None,
-            corrected=_convert(corrected, output_type) if correct else None,
-            round_trip=clean is not photo,
+            mu=mu,
+            sigma=sigma,
+            delivered_mu=list(delivered_mu),
+            delivered_sigma=list(delivered_sigma),
+            structure_correction=call.structure_correction,
+            uncorrected=convert(generated, output_type) if call.structure_correction else None,
+            corrected=convert(corrected, output_type) if call.structure_correction else None,
         )
 
-    def _corrects(self, degradation: Degradation, asked: bool | str) -> bool:
-        if asked not in (True, False, "auto"):
-            raise UserError(f'structure_correction must be True, False or "auto", not {asked!r}.')
-        if asked is True and self.structure_correction is None:
-            raise UserError("This model holds no structure correction module.")
-        if asked == "auto":
-            return degradation.structure_correction and self.structure_correction is not None
-        return asked
+    def check_inputs(self, asked: dict[str, Any]) -> SimpleNamespace:
+        """The arguments of a call, checked and complete: what is None there is the model's own setting.
 
-    def correct_structure(self, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
-        """Clean and generated images [B, 3, H, W] in [0, 1] to the corrected generated ones, float32 in [0, 1]."""
-        dtype = self.structure_correction.dtype
-        corrected = self.structure_correction(*((image * 2 - 1).to(dtype) for image in (clean, degraded)))
-        return (corrected.float() / 2 + 0.5).clamp(0, 1)
-
-    def working_size(self, height: int, width: int, resolution: int | None = None) -> tuple[int, int]:
-        """Height and width at which an image is worked on and returned: short side `resolution`, long side bounded.
+        `image` becomes `photos`, uint8 tensors [3, H, W]; mu, sigma, prompt and phrase become lists, one each;
+        `working_size` (height, width) is added.
 
         Raises:
-            UserError: for an image too small to work on.
+            UserError: see `__call__`.
         """
-        if min(height, width) < MIN_SIDE:
+        call = SimpleNamespace(**asked)
+        call.degradation = get_degradation(call.degradation)
+        for name, own in self.config.items():
+            if name in asked and asked[name] is None:
+                setattr(call, name, own_value(own, call.degradation.name))
+        call.photos = to_bytes(call.image)
+        for name in ("mu", "sigma", "prompt", "phrase"):
+            setattr(call, name, _per_image(getattr(call, name), len(call.photos), name))
+        call.mu, call.sigma = (
+            [None if value is None or math.isnan(value) else float(value) for value in values]
+            for values in (call.mu, call.sigma)
+        )
+        if isinstance(call.generator, (list, tuple)):
+            call.generator = _per_image(call.generator, len(call.photos), "generator")
+        if call.num_inference_steps < 1:
+            raise UserError("The number of steps must be at least 1.")
+        if call.output_type not in ("pil", "np", "pt"):
+            raise UserError(f'output_type must be "pil", "np" or "pt", not {call.output_type!r}.')
+        whole = isinstance(call.output_size, int) and call.output_size > 0
+        if not whole and call.output_size not in ("photo", "working"):
+            raise UserError(f'output_size must be "photo", "working" or a number of pixels, not {call.output_size!r}.')
+        if call.structure_correction not in (True, False, "auto"):
+            raise UserError(f'structure_correction must be True, False or "auto", not {call.structure_correction!r}.')
+        if call.structure_correction is True and self.structure_correction is None:
+            raise UserError("This model holds no structure correction module.")
+        if call.structure_correction == "auto":
+            call.structure_correction = call.degradation.structure_correction and self.structure_correction is not None
+        sizes = {self.working_size(*photo.shape[1:], call.resolution) for photo in call.photos}
+        if len(sizes) > 1:
+            raise UserError("Images of different aspect ratios cannot share a batch. Call once for each.")
+        (call.working_size,) = sizes
+        return call
+
+    def working_size(self, height: int, width: int, resolution: int | None = None) -> tuple[int, int]:
+        """Height and width at which the networks see an image: short side `resolution`, long side bounded.
+
+        Raises:
+            UserError: for an image that is too small, or too long and narrow, to work on.
+        """
+        short, long = sorted((height, width))
+        if short < MIN_SIDE:
             raise UserError(f"The image is {width} x {height} pixels; it must have at least {MIN_SIDE} on each side.")
+        if long > MAX_ASPECT * short:
+            raise UserError(
+                f"The image is {width} x {height} pixels, too long and narrow: its long side may be at most "
+                f"{MAX_ASPECT} times its short one. Cut it into pieces."
+            )
         resolution = resolution or self.config.resolution
         if resolution < self.size_multiple:
             raise UserError(f"The resolution must be at least {self.size_multiple} pixels.")
-        scale = min(resolution / min(height, width), max(self.config.max_side, resolution) / max(height, width))
-        return max(8, round(height * scale)), max(8, round(width * scale))
+        scale = min(resolution / short, max(self.config.max_side, resolution) / long)
+        return round(height * scale), round(width * scale)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image condition: images [B, 3, H, W] in [0, 1] to unscaled latents, padded to what the networks need."""
@@ -328,9 +316,34 @@ class GenDegPipeline(DiffusionPipeline):
         return output.latents if hasattr(output, "latents") else output.latent_dist.mode()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents, scaled as the network sees them, to float32 images [B, 3, H, W] in [0, 1], padding included."""
-        images = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
-        return (images.float() / 2 + 0.5).clamp(0, 1)
+        """Latents, scaled as the network sees them, to float32 images [B, 3, H, W] in [0, 1], padding included.
+
+        Raises:
+            UserError: if they are not numbers.
+        """
+        return _to_unit(self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample)
+
+    def correct_structure(self, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+        """Clean and generated images [B, 3, H, W] in [0, 1] to the corrected generated ones, float32 in [0, 1].
+
+        Raises:
+            UserError: if the module gives values that are not numbers.
+        """
+        dtype = self.structure_correction.dtype
+        return _to_unit(self.structure_correction(*((image * 2 - 1).to(dtype) for image in (clean, degraded))))
+
+    def deliver(
+        self, call: SimpleNamespace, photo: torch.Tensor, clean: torch.Tensor, degraded: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The pair (clean, degraded) at the asked `output_size`: float at the working size, else uint8; [3, H, W]."""
+        size = {"photo": tuple(photo.shape[1:]), "working": call.working_size}.get(call.output_size)
+        if size is None:
+            scale = min(1, call.output_size / min(photo.shape[1:]))
+            size = tuple(round(side * scale) for side in photo.shape[1:])
+        if size == call.working_size:
+            return clean, degraded
+        photo = resize(photo, size)
+        return photo, transfer_detail(photo.to(clean.device), clean, degraded).cpu()
 
     def prompt(self, caption: str | None, phrase: str) -> str:
         """ "<caption>, <phrase>", the caption cut short where the text encoder could not take the whole."""
@@ -346,6 +359,18 @@ class GenDegPipeline(DiffusionPipeline):
             caption = self.tokenizer.decode(tokens[:room]).rstrip("\ufffd").strip()
             prompt, room = f"{caption}, {phrase}", room - 1
         return prompt
+
+    def encode_prompts(self, call: SimpleNamespace) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+        """(prompts, their context, the context that guidance leads away from) of a call's images."""
+        count, kind = len(call.photos), call.degradation
+        phrases, null_context = [kind.phrase] * count, self.encode_context([""] * count, None, None)
+        if self.config.draw_variants and kind.variants:  # guidance is towards the one that is drawn
+            plain = [self.prompt(caption, kind.phrase) for caption in call.prompt]
+            null_context = self.encode_context(plain, call.mu, call.sigma)
+            phrases = _drawn(kind.variants, count, call.generator)
+        asked = zip(call.prompt, call.phrase, phrases, strict=True)
+        prompts = [self.prompt(caption, phrase or own) for caption, phrase, own in asked]
+        return prompts, self.encode_context(prompts, call.mu, call.sigma), null_context
 
     def encode_context(
         self, prompts: list[str], mu: list[float | None] | None, sigma: list[float | None] | None
@@ -424,39 +449,18 @@ def _drawn(choices: Sequence[str], count: int, generator: torch.Generator | list
     return [choices[int(share * len(choices))] for share in shares]
 
 
-def _to_tensors(image: ImageInput | Sequence[ImageInput]) -> list[torch.Tensor]:
-    """Whatever holds images, as a list of float tensors [3, H, W] in [0, 1]."""
-    if (isinstance(image, (np.ndarray, torch.Tensor)) and image.ndim == 4) or isinstance(image, (list, tuple)):
-        if not len(image):
-            raise UserError("There is no image.")
-        return [tensor for i in image for tensor in _to_tensors(i)]
-    if isinstance(image, Image.Image):
-        return [torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1).float() / 255]
-    if isinstance(image, np.ndarray) and image.ndim in (2, 3):
-        if image.ndim == 2:
-            image = image[..., None]
-        if image.shape[2] == 1:
-            image = image.repeat(3, axis=2)
-        if image.shape[2] not in (3, 4):
-            raise UserError(f"An image array must have the shape [H, W, 3], not {list(image.shape)}.")
-        scale = {"u1": 255, "u2": 65535}.get(image.dtype.str[1:], 1)
-        return [_checked(torch.from_numpy(image[..., :3].astype(np.float32) / scale).permute(2, 0, 1))]
-    if isinstance(image, torch.Tensor) and image.ndim == 3 and image.shape[0] == 3:
-        return [_checked(image.float() / 255 if image.dtype == torch.uint8 else image.float())]
-    raise UserError("The image must be a PIL image, an array [H, W, 3] or a tensor [3, H, W].")
+def _to_unit(images: torch.Tensor) -> torch.Tensor:
+    """What a network gives for images in [-1, 1], as float32 in [0, 1].
 
-
-def _checked(image: torch.Tensor) -> torch.Tensor:
-    if not bool(image.isfinite().all()) or image.min() < 0 or image.max() > 1:
-        raise UserError("Image values must lie in [0, 1] (or 0 to 255 as uint8).")
-    return image
-
-
-def _resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if tuple(image.shape[1:]) == size:
-        return image
-    resized = nn.functional.interpolate(image[None], size, mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].clamp(0, 1)
+    Raises:
+        UserError: for values that are not numbers, which would come out black.
+    """
+    if not bool(images.isfinite().all()):
+        raise UserError(
+            "The model gave values that are not numbers: its weights are damaged, or the precision is too low for them "
+            "(GENDEG_DTYPE=float32 is the highest)."
+        )
+    return (images.float() / 2 + 0.5).clamp(0, 1)
 
 
 def _per_image(value: Any, count: int, name: str) -> list[Any]:
@@ -465,10 +469,3 @@ def _per_image(value: Any, count: int, name: str) -> list[Any]:
     if len(values) != count:
         raise UserError(f"There are {count} images but {len(values)} values of {name}.")
     return values
-
-
-def _convert(images: torch.Tensor, output_type: str) -> list[Image.Image] | np.ndarray | torch.Tensor:
-    if output_type == "pt":
-        return images
-    arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-    return arrays if output_type == "np" else [Image.fromarray((a * 255).round().astype(np.uint8)) for a in arrays]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, isfinite, sqrt
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from runtime.memory import is_out_of_memory, release_memory
 MAX_SEED = 2**32 - 1
 MIN_RESOLUTION = 256
 STRUCTURE_CORRECTION = {"auto": "auto", "on": True, "off": False}
-_ENOUGH_PIXELS = 16_000_000  # beyond, a photograph is shrunk before it becomes floating point numbers
+OUTPUT_SIZES = ("photo", "working")
+_MAP_SIDE = 1024  # pixels; the long side of the degradation map that is shown
 
 
 def resolutions() -> tuple[int, int]:
@@ -42,6 +43,7 @@ class Request:
         mu, sigma: asked intensity.
         seed: the same request with the same seed gives the same image.
         steps, guidance_scale, image_guidance_scale, resolution: None for the model's own.
+        output_size: of the result: "photo", "working" or a short side in pixels, see `GenDegPipeline.__call__`.
         caption: of the scene; may be empty.
         structure_correction: "auto", True or False, see `GenDegPipeline.__call__`.
         preset: how to sample, see `gendeg.checkpoints.with_preset`; None: as the model was saved.
@@ -56,6 +58,7 @@ class Request:
     guidance_scale: float | None = None
     image_guidance_scale: float | None = None
     resolution: int | None = None
+    output_size: int | str = "photo"
     caption: str = ""
     structure_correction: bool | str = "auto"
     preset: str | None = None
@@ -66,9 +69,11 @@ class Result:
     """A degraded photograph.
 
     Attributes:
-        clean, degraded: RGB, one size, aligned.
-        degradation_map: |clean - degraded|, mean over the colours: [H, W] in [0, 1].
-        mu, sigma: the intensity reached.
+        clean, degraded: RGB, of the asked output size, aligned.
+        degradation_map: |clean - degraded|, mean over the colours, to be looked at: [h, w] in [0, 1], not larger than
+            1024 pixels on its long side.
+        mu, sigma: the intensity reached, at the working size.
+        delivered_mu, delivered_sigma: that of the pair at the output size.
         uncorrected, corrected: the degraded photograph before and after its structure was corrected, without the steps
             that follow; None if it was not.
         request: what was asked.
@@ -79,6 +84,8 @@ class Result:
     degradation_map: np.ndarray
     mu: float
     sigma: float
+    delivered_mu: float
+    delivered_sigma: float
     uncorrected: Image.Image | None
     corrected: Image.Image | None
     request: Request
@@ -94,6 +101,7 @@ def read_request(
     guidance_scale: Any = None,
     image_guidance_scale: Any = None,
     resolution: Any = None,
+    output_size: Any = None,
     caption: str | None = None,
     structure_correction: str | None = None,
     preset: str | None = None,
@@ -125,6 +133,7 @@ def read_request(
             None if image_guidance_scale is None else _number("The image guidance scale", image_guidance_scale, 0, 30)
         ),
         resolution=None if resolution is None else _whole("The resolution", resolution, *resolutions()),
+        output_size=_output_size(output_size),
         caption=str(caption or ""),
         structure_correction=STRUCTURE_CORRECTION[choice],
         preset=preset or None,
@@ -144,7 +153,7 @@ def degrade(
     """
     first = requests[0]
     pipeline = pipeline if first.preset is None else with_preset(pipeline, first.preset)
-    photo = _shrunk(first.photo)
+    photo = first.photo
     height, width = pipeline.working_size(photo.height, photo.width, first.resolution)
     set_tiling(pipeline, len(requests) * height * width)
     output = None
@@ -161,7 +170,7 @@ def degrade(
             image_guidance_scale=first.image_guidance_scale,
             structure_correction=first.structure_correction,
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-            output_type="np",
+            output_size=first.output_size,
             callback_on_step_end=callback,
         )
     except Exception as error:
@@ -172,27 +181,16 @@ def degrade(
         raise UserError(_out_of_memory(pipeline, len(requests), width, height))
     nothing = [None] * len(requests)
     correction = (output.uncorrected, output.corrected) if output.structure_correction else (nothing, nothing)
-    images = (output.clean, output.images, output.degradation_maps, *correction)
-    return [
-        Result(
-            to_image(clean),
-            to_image(degraded),
-            map_.mean(2),
-            mu,
-            sigma,
-            None if before is None else to_image(before),
-            None if after is None else to_image(after),
-            request,
-        )
-        for clean, degraded, map_, before, after, mu, sigma, request in zip(
-            *images, output.mu, output.sigma, requests, strict=True
-        )
-    ]
+    numbers = (output.mu, output.sigma, output.delivered_mu, output.delivered_sigma)
+    maps = map(_map_to_show, output.degradation_maps)
+    results = zip(output.clean, output.images, maps, *numbers, *correction, requests, strict=True)
+    return [Result(*values) for values in results]
 
 
-def to_image(array: np.ndarray) -> Image.Image:
-    """Float array [H, W, 3] in [0, 1] to a PIL image."""
-    return Image.fromarray((array * 255).round().astype(np.uint8))
+def _map_to_show(degradation_map: Image.Image) -> np.ndarray:
+    shown = degradation_map.copy()
+    shown.thumbnail((_MAP_SIDE, _MAP_SIDE), Image.Resampling.BOX)
+    return np.asarray(shown).mean(2) / 255
 
 
 def _out_of_memory(pipeline: GenDegPipeline, count: int, width: int, height: int) -> str:
@@ -205,8 +203,14 @@ def _out_of_memory(pipeline: GenDegPipeline, count: int, width: int, height: int
     return sentence + "."
 
 
-def _shrunk(photo: Image.Image) -> Image.Image:
-    return photo.reduce(max(1, ceil(sqrt(photo.width * photo.height / _ENOUGH_PIXELS))))
+def _output_size(value: Any) -> int | str:
+    if value is None or value in OUTPUT_SIZES:
+        return value or OUTPUT_SIZES[0]
+    try:
+        return _whole("The output size", value, MIN_RESOLUTION // 4, 100_000)
+    except UserError:
+        words = " or ".join(OUTPUT_SIZES)
+        raise UserError(f"The output size must be {words}, or a short side in pixels, not {_shown(value)}.") from None
 
 
 def _number(name: str, value: Any, lowest: float, highest: float) -> float:

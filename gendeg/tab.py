@@ -36,7 +36,7 @@ from gendeg.pipeline import own_value
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import bar, failed, failure, notes, save_pngs, show_upload
+from runtime.page import bar, failed, failure, notes, preview, save_pngs, show_upload
 from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
 
@@ -182,7 +182,8 @@ def run_generate(
         cancelled: once it is set, the work stops at its next step.
         model: one of `available_models()`; None: the first.
         photo: file as the browser sends it, see `runtime.uploads.uploaded`.
-        settings: steps, guidance scale, image guidance scale, resolution, caption, structure correction, preset.
+        settings: steps, guidance scale, image guidance scale, resolution, output size, caption, structure correction,
+            preset.
 
     Yields:
         (status, seed, (clean, degraded) images, degradation map, its colour key, what structure
@@ -195,7 +196,7 @@ def run_generate(
         files = [gr.update(value=None, interactive=False)] * 2
         send = gr.update(interactive=False)
         begun = progress(None, models.loaded(model))
-        yield begun, seed, None, None, "", gr.update(visible=False), numbers(mu, sigma), *files, send
+        yield begun, seed, None, None, "", gr.update(visible=False), numbers((mu, sigma)), *files, send
         clean = None
         for event in until(cancelled, models.generate(request, model)):
             if event is CANCELLED:
@@ -214,11 +215,11 @@ def run_generate(
                 yield (
                     f"Done: {size} pixels, seed {seed}.{notes(request.photo)}",
                     SKIP,
-                    (event.clean, event.degraded),
+                    (preview(event.clean), preview(event.degraded)),
                     degradation_map,
                     colour_key(brightest),
                     gr.update(value=difference_figure(event), visible=event.uncorrected is not None),
-                    numbers(mu, sigma, event.mu, event.sigma),
+                    numbers((mu, sigma), (event.mu, event.sigma), (event.delivered_mu, event.delivered_sigma)),
                     *(gr.update(value=file, interactive=True) for file in files),
                     gr.update(interactive=True),
                 )
@@ -278,26 +279,28 @@ def run_endpoint(
     guidance_scale: float | None = None,
     image_guidance_scale: float | None = None,
     resolution: int | None = None,
+    output_size: int | str | None = None,
     caption: str = "",
     structure_correction: str = "auto",
     preset: str | None = None,
     model: str | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """See `degrade` in `_endpoint`, which the API's documentation shows. Yields (degraded, clean, map, numbers)."""
-    settings = (steps, guidance_scale, image_guidance_scale, resolution, caption, structure_correction, preset)
+    settings = (steps, guidance_scale, image_guidance_scale, resolution, output_size)
+    settings += (caption, structure_correction, preset)
     try:
         request = read_request(uploaded(image), degradation, mu, sigma, seed, *settings)
         for event in models.generate(request, model or None):
             if isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
                 yield (
-                    event.degraded,
-                    event.clean,
+                    *save_pngs({"degraded": event.degraded, "clean": event.clean}),
                     degradation_map,
                     {
                         "degradation": request.degradation,
                         "asked": {"mu": request.mu, "sigma": request.sigma},
                         "reached": {"mu": event.mu, "sigma": event.sigma},
+                        "at_output_size": {"mu": event.delivered_mu, "sigma": event.delivered_sigma},
                         "seed": request.seed,
                         "map_maximum": brightest,
                         "structure_correction": event.uncorrected is not None,
@@ -318,20 +321,22 @@ def progress(step: Step | None, loaded: bool = True) -> str:
     """Status line of a running job; None: it has not come to its first step, with its model loaded or not yet."""
     if step is None:
         return f"{'Starting' if loaded else 'Loading the model'}…{bar(0)}"
+    if step.done == step.total:
+        return f"Bringing it to the photograph…{bar(1)}"
     return f"Step {step.done} of {step.total}{bar(step.done / step.total)}"
 
 
-def numbers(mu: float | None = None, sigma: float | None = None, *reached: float) -> str:
-    """Table of asked and reached intensity."""
-    cells = {"asked-mu": mu, "asked-sigma": sigma}
-    cells |= dict(zip(("reached-mu", "reached-sigma"), reached or (None, None), strict=True))
-    shown = {name: "–" if value is None else f"{value:.3f}" for name, value in cells.items()}
-    rows = "".join(
-        f'<tr><th scope="row">{label}</th><td id="asked-{name}">{shown[f"asked-{name}"]}</td>'
-        f'<td id="reached-{name}">{shown[f"reached-{name}"]}</td></tr>'
-        for name, label in (("mu", "μ"), ("sigma", "σ"))
-    )
-    return f'<table class="numbers"><tr><td></td><th>asked</th><th>reached</th></tr>{rows}</table>'
+def numbers(*columns: tuple[float, float]) -> str:
+    """Table of (mu, sigma): asked, reached at the working size, and that of the pair at its own size."""
+    names = ("asked", "reached", "result")
+    columns += ((None, None),) * (len(names) - len(columns))
+    shown = [["–" if value is None else f"{value:.3f}" for value in column] for column in columns]
+    rows = ""
+    for index, (name, label) in enumerate((("mu", "μ"), ("sigma", "σ"))):
+        cells = (f'<td id="{what}-{name}">{column[index]}</td>' for what, column in zip(names, shown, strict=True))
+        rows += f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>'
+    heads = ("asked", "reached", "at full size")
+    return f'<table class="numbers"><tr><td></td>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{rows}</table>'
 
 
 # --------------------------------------------------------------------------------------------------------- layout
@@ -376,8 +381,12 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     0, 5, 1, step=0.1, label="Image guidance scale", info=IMAGE_GUIDANCE, elem_id="image-guidance"
                 )
                 resolution = gr.Slider(
-                    *resolutions(), resolutions()[0], step=32, label="Resolution", elem_id="resolution",
-                    info="Short side of the result, in pixels.",
+                    *resolutions(), resolutions()[0], step=32, label="Working size", elem_id="resolution",
+                    info="Short side at which the model works. Streaks, flakes and drops come out finer at a larger.",
+                )  # fmt: skip
+                output_size = gr.Radio(
+                    [("The photograph's own", "photo"), ("Working size", "working")], value="photo",
+                    label="Size of the result", elem_id="output-size",
                 )  # fmt: skip
                 caption = gr.Textbox(
                     label="Scene caption", placeholder="a narrow street between old houses", elem_id="caption",
@@ -446,7 +455,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     plot.click(chosen_on_plot, None, [mu, sigma], **quick)
 
     buttons = [generate_button, sweep_button, cancel_button]
-    settings = [steps, guidance, image_guidance, resolution, caption, correction, preset]
+    settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset]
     slow = {
         "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
         "show_progress_on": status,
@@ -533,6 +542,7 @@ def _endpoint(models: Models) -> None:
         guidance_scale: float | None = None,
         image_guidance_scale: float | None = None,
         resolution: int | None = None,
+        output_size: str = "photo",
         caption: str = "",
         structure_correction: str = "auto",
         preset: str | None = None,
@@ -542,15 +552,17 @@ def _endpoint(models: Models) -> None:
 
         Only the image is required. degradation: haze, rain, snow, motion_blur, raindrop or low_light. mu and sigma:
         mean and standard deviation of the degradation map |clean - degraded| (left out: typical ones). Settings that
-        are left out are the model's own. structure_correction: auto (for haze, motion blur and raindrop), on or off.
+        are left out are the model's own. resolution: the short side at which the model works; output_size: that of
+        the result, photo (its own), working, or pixels. structure_correction: auto (for haze, motion blur and
+        raindrop), on or off.
         preset, of models that start from noise: fast or paper. model: as in the app's list; left out: the first.
         Returns the degraded image, the clean image aligned with it, the degradation map in false colours, and JSON:
-        asked and reached intensity, the seed, the value that the map's brightest colour stands for, and whether
-        structure was corrected.
+        the intensity asked, reached at the working size, and at the output size; the seed; the value that the map's
+        brightest colour stands for; and whether structure was corrected.
         """
         yield from run_endpoint(
             models, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution,
-            caption, structure_correction, preset, model,
+            output_size, caption, structure_correction, preset, model,
         )  # fmt: skip
 
     with gr.Group(visible=False):
@@ -564,6 +576,7 @@ def _endpoint(models: Models) -> None:
             gr.Number(label="Guidance scale", value=None),
             gr.Number(label="Image guidance scale", value=None),
             gr.Number(label="Resolution, {} to {}".format(*resolutions()), value=None),
+            gr.Textbox(label="Output size: photo, working, or a short side", value="photo"),
             gr.Textbox(label="Scene caption", value=""),
             gr.Textbox(label="Structure correction: auto, on or off", value="auto"),
             gr.Textbox(label="Preset: fast or paper", value=None),

@@ -24,13 +24,12 @@ from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, re
 from restorers.registry import available
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import bar, failed, failure, notes, show_upload
+from runtime.page import bar, failed, failure, notes, preview, show_upload
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, uploaded
 
 _EXAMPLES = ASSETS / "examples"
 EXAMPLES = {path.name: path.parent / "clean" / path.name for path in sorted(_EXAMPLES.glob("*.webp"))}
-PREVIEW = 2048  # pixels; the long side of what the comparison shows. Downloads are whole.
 THUMBNAIL = 480
 SKIP = gr.skip()
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
@@ -66,12 +65,8 @@ class Images:
         self.cards.append(card(len(self.labels), label, image, seconds, quality))
         self.labels.append(label)
         self.files.append(self._save(image, "whole"))
-        if max(image.size) > PREVIEW:
-            image = image.copy()
-            image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
-            self.previews.append(self._save(image, "preview"))
-        else:
-            self.previews.append(self.files[-1])
+        small = preview(image)
+        self.previews.append(self.files[-1] if small is image else self._save(small, "preview"))
 
     def choices(self) -> list[tuple[str, int]]:
         """For a dropdown: the labels, with their indices for values."""

@@ -15,6 +15,7 @@ from runtime.errors import UserError, sentence
 from runtime.images import open_image
 from runtime.uploads import uploaded
 
+PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
 _NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
 _folders: deque[tempfile.TemporaryDirectory] = deque(maxlen=8)  # Gradio copies what it serves; the oldest are deleted
 
@@ -48,6 +49,15 @@ def save_pngs(images: dict[str, Image.Image]) -> list[str]:
     for path, image in zip(paths, images.values(), strict=True):
         image.save(path, compress_level=3)  # a third of the time, a tenth larger
     return [str(path) for path in paths]
+
+
+def preview(image: Image.Image) -> Image.Image:
+    """An image small enough to be shown: as it is, or with a long side of PREVIEW."""
+    if max(image.size) <= PREVIEW:
+        return image
+    image = image.copy()
+    image.thumbnail((PREVIEW, PREVIEW), Image.Resampling.LANCZOS)
+    return image
 
 
 def show_upload(file: Any) -> Any:

@@ -4,8 +4,8 @@ Trained on bridges between true pairs, the network has never seen its own soft f
 where it is in doubt draws the average of what is possible. So a last stage samples as in use, and a discriminator
 between true and sampled degraded images pulls on the predictions of the late steps, beside the bridge's own loss
 (compare "Adversarial Diffusion Distillation", arXiv 2311.17042, and DMD2, arXiv 2405.14867, which also train on what
-the generator itself arrives at). It judges decoded images, white and colours restricted as a user
-sees them: that the codec's patches must not show is plain in pixels and hidden in latents.
+the generator itself arrives at). It judges decoded images: that the codec's patches must not show is plain in pixels
+and hidden in latents.
 """
 
 from __future__ import annotations
@@ -20,14 +20,11 @@ from torch.nn.functional import avg_pool2d, leaky_relu, pixel_unshuffle, relu
 
 from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
-from gendeg.restrictions import keep_colour, keep_hue, lay_streaks, lay_white
 from gendeg.scheduler import BridgeScheduler
 
 if TYPE_CHECKING:
     from training.generator import BridgeLoss
 
-# As far as restrictions have a gradient: flakes, drops and paths that are picked have none.
-_SHOWN = {"streaks": lay_streaks, "flakes": lay_white, "drops": keep_colour, "paler": keep_hue}
 _NEARBY = 0.02  # step, in pixels' values, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01
 _HISTORY, _PAST = 50, 1  # batches that are remembered, and drawn from these in each step
@@ -117,7 +114,7 @@ class AdversarialLoss:
         intensity_weight: of the error of mu and sigma of what is sampled, and of its `amounts`.
         lattice_weight: of the `lattice` in what is sampled.
         judged: the degradations that are patterns. In the others the discriminator would ask for the very noise of low
-            light, of which the codec keeps blocks; and of motion blur no user sees more than its paths.
+            light, of which the codec keeps blocks.
     """
 
     def __init__(
@@ -151,8 +148,8 @@ class AdversarialLoss:
         latents = self._sample(model.generator, batch)
         with torch.no_grad():
             clean = self._decode(batch["clean"])
-            true = self._shown(self._decode(batch["degraded"]), clean, batch["degradation"])
-        generated = self._shown(self._decode(latents), clean, batch["degradation"])
+            true = self._decode(batch["degraded"])
+        generated = self._decode(latents)
         told = clean, batch["phrase"], batch["mu"], batch["sigma"]
         judged = self.judged.to(clean.device)[batch["degradation"]][:, None]
         discriminator = model.discriminator
@@ -178,15 +175,6 @@ class AdversarialLoss:
         loss = loss + hinge + _SLOPE_WEIGHT * slope
         numbers |= {"on_true": on_true.mean(), "on_generated": on_generated.mean(), "slope": slope}
         return loss, numbers | {"sampled_intensity_error": off, "lattice": grid}
-
-    def _shown(self, degraded: torch.Tensor, clean: torch.Tensor, degradation: torch.Tensor) -> torch.Tensor:
-        """A degraded image, its white and colours restricted; all images in [-1, 1]."""
-        clean, degraded = (clean + 1) / 2, (degraded + 1) / 2
-        kinds = [list(DEGRADATIONS.values())[i].restriction for i in degradation.tolist()]
-        for restriction, restrict in _SHOWN.items():
-            of_it = torch.tensor([kind == restriction for kind in kinds], device=clean.device)[:, None, None, None]
-            degraded = torch.where(of_it, restrict(clean, degraded), degraded)
-        return degraded * 2 - 1
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self.codec.decode(latents).sample.float().clamp(-1, 1)

@@ -135,6 +135,7 @@ class PairMaker:
             resolution=self.settings.resolution,
             num_inference_steps=self.settings.steps,
             generator=[torch.Generator().manual_seed(seed) for _, seed in drawn],
+            output_size="working",
             output_type="pt",
         )
         degraded, clean = ((part * 255).round().to(torch.uint8).cpu() for part in (output.images, output.clean))
@@ -143,7 +144,7 @@ class PairMaker:
             file = image_name(photo.path)
             row = {
                 "file_name": f"degraded/{name}/{file}-{batch.copy}.png",
-                "clean_file_name": f"clean/{file}{'-codec' if output.round_trip else ''}.png",
+                "clean_file_name": f"clean/{file}.png",
                 **_sample(photo, batch),
                 "prompt": output.prompts[i],
                 "mu_asked": round(asked.mu, 6),

@@ -1,9 +1,8 @@
 """Measures what the models reach and draws it: python -m training.evaluate WHAT --photos DIR
 
 - `codec`: PSNR of the codec's round trip.
-- `control`: asked against reached intensity, per degradation.
+- `control`: asked against reached intensity, per degradation, without matching: the networks' own control.
 - `sheet`: a contact sheet, six degradations at three intensities.
-- `restrictions`: how far simulated degraded images keep to what `gendeg.restrictions` allows.
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
 - `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
@@ -27,10 +26,10 @@ from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
+from gendeg.detail import transfer_detail
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
-from gendeg.restrictions import RESTRICTIONS
 from restorers.metrics import psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
 from runtime.images import open_image
@@ -76,14 +75,12 @@ def real_intensities(degradation: str, count: int, seed: int) -> np.ndarray:
     return np.array([prior.sample(degradation, rng)[:2] for _ in range(count)])
 
 
-def evaluate_control(
-    pipeline: GenDegPipeline, photos: torch.Tensor, match: bool | None = None, seed: int = 0
-) -> dict[str, dict[str, float]]:
+def evaluate_control(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
     """Ask every photograph for one intensity drawn from the prior, per degradation, and measure what is reached.
 
-    Args:
-        match: whether degradation maps are matched to what was asked; None: the model's own setting.
+    Columns: median |asked - reached| of mu and sigma, at the working size, and rank correlation of asked and reached.
     """
+    settings = {"match_intensity": False, "output_size": "working", "output_type": "pt"}
     table = {}
     for name in DEGRADATIONS:
         asked = real_intensities(name, len(photos), seed)
@@ -92,9 +89,7 @@ def evaluate_control(
             part = slice(chunk, chunk + 8)
             generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
             mu, sigma = asked[part].T
-            output = pipeline(
-                photos[part], name, mu=mu, sigma=sigma, generator=generators, match_intensity=match, output_type="pt"
-            )
+            output = pipeline(photos[part], name, mu=mu, sigma=sigma, generator=generators, **settings)
             reached.append(np.stack([output.mu, output.sigma], axis=1))
         reached = np.concatenate(reached)
         off = np.median(np.abs(asked - reached), axis=0)
@@ -130,7 +125,7 @@ def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 3)
         mus, sigmas = zip(*SHEET_INTENSITIES[name], strict=True)
         photo = photos[row].expand(3, -1, -1, -1)
         generators = [torch.Generator().manual_seed(seed) for _ in mus]
-        output = pipeline(photo, name, mu=mus, sigma=sigmas, generator=generators)
+        output = pipeline(photo, name, mu=mus, sigma=sigmas, generator=generators, output_size="working")
         reached = zip(output.images, output.mu, output.sigma, strict=True)
         degraded = [(image, f"{degradation.label}: mu {mu:.3f}  sigma {sigma:.3f}") for image, mu, sigma in reached]
         rows.append([(output.clean[0], "clean"), *degraded])
@@ -162,14 +157,15 @@ def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> TestPa
 
 @torch.no_grad()
 def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
-    """What structure correction changes, for the degradations whose policy it is.
+    """What structure correction changes, in all degradations, whether or not it is their policy.
 
     Columns: PSNR and SSIM of one-step predictions from the easy 30 % of the times to the true degraded image, before
-    and after; then, of full generation, how far mu and sigma move (median), the PSNR to the clean image where the
-    uncorrected degradation map is below its median, and the correlation of gradients with the clean image.
+    and after, and with the photograph's detail transferred instead, which is what the others get; then, of full
+    generation, how far mu and sigma move (median), the PSNR to the clean image where the uncorrected degradation map is
+    below its median, and the correlation of gradients with the clean image.
     """
     table = {}
-    for name in (n for n, d in DEGRADATIONS.items() if d.structure_correction):
+    for name in DEGRADATIONS:
         pairs = simulated_pairs(photos, name, seed)
         ease = 0.7 + 0.3 * torch.rand(len(photos), generator=torch.Generator().manual_seed(seed))
         asked = real_intensities(name, len(photos), seed)
@@ -183,13 +179,16 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             generators = [torch.Generator().manual_seed(s) for s in seeds]
             asked_part = {"mu": asked[part, 0], "sigma": asked[part, 1]}
             output = pipeline(
-                photos[part], name, **asked_part, generator=generators, output_type="pt",
-                structure_correction=True, restrict=False, match_intensity=False,
+                photos[part], name, **asked_part, generator=generators, output_type="pt", output_size="working",
+                structure_correction=True, match_intensity=False,
             )  # fmt: skip
             round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
+            three = zip(photos[part], round_trip, predicted, strict=True)
+            transferred = torch.stack([transfer_detail(*images) for images in three])
             before = intensity(round_trip, output.uncorrected)
             row = {
                 "psnr": psnr(predicted, pairs.degraded[part]),
+                "psnr_detail": psnr(transferred, pairs.degraded[part]),
                 "psnr_corrected": psnr(corrected, pairs.degraded[part]),
                 "ssim": ssim(predicted, pairs.degraded[part]),
                 "ssim_corrected": ssim(corrected, pairs.degraded[part]),
@@ -230,7 +229,7 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
         mu, sigma = SHEET_INTENSITIES[name][1]
         generator = torch.Generator().manual_seed(seed)
-        settings = {"structure_correction": True, "restrict": False, "match_intensity": False}
+        settings = {"structure_correction": True, "match_intensity": False, "output_size": "working"}
         output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, **settings)
         before, after = output.uncorrected[0], output.images[0]
         change = np.asarray(after, dtype=np.int16) - np.asarray(before)
@@ -238,19 +237,6 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
         cells = [(output.clean[0], "clean"), (before, f"{degradation.label}: off"), (after, f"on (policy: {policy})")]
         rows.append([*cells, (Image.fromarray((128 + 8 * change).clip(0, 255).astype(np.uint8)), "change x 8")])
     return tile(rows)
-
-
-# --------------------------------------------------------------------------------------------------- restrictions
-
-
-def evaluate_restrictions(photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
-    """PSNR of simulated degraded images, restricted to what the degradation can make."""
-    table = {}
-    for name, rule in ((n, RESTRICTIONS[d.restriction]) for n, d in DEGRADATIONS.items()):
-        degraded = simulated_pairs(photos, name, seed).degraded
-        kept = psnr(rule(photos, degraded), degraded)
-        table[name] = {"psnr_lowest": float(kept.min()), "psnr_median": float(kept.median())}
-    return table
 
 
 # ------------------------------------------------------------------------------------------------------ restorers
@@ -303,10 +289,9 @@ def tile(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    parser.add_argument("what", choices=("codec", "control", "structure", "restrictions", "restorers", *sheets))
+    parser.add_argument("what", choices=("codec", "control", "structure", "restorers", *sheets))
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
-    parser.add_argument("--unmatched", action="store_true", help="control: without matching of degradation maps")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
     parser.add_argument("--limit", type=int, help="use only so many photographs")
     parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
@@ -318,7 +303,7 @@ def main() -> None:
         files = Photos(args.photos).files
         if args.what.startswith("restorers"):
             model = _restorers(args.restorers)
-        elif args.what != "restrictions":
+        else:
             model = load_pipeline(args.model)
     except ValueError as error:
         parser.error(str(error))
@@ -340,10 +325,8 @@ def main() -> None:
         result = evaluate_restorers(model, photos)
     elif args.what == "structure":
         result = evaluate_structure(model, photos)
-    elif args.what == "restrictions":
-        result = evaluate_restrictions(photos)
     elif args.what == "control":
-        result = evaluate_control(model, photos, match=False if args.unmatched else None)
+        result = evaluate_control(model, photos)
     else:
         result = {"codec": evaluate_codec(model, photos)}
     print_table(result)

@@ -11,23 +11,10 @@ from torch import nn
 
 from gendeg.pipeline import GenDegPipeline
 
-# Of a GenDegPipeline's configuration, what is no component.
-_SETTINGS = (
-    "resolution",
-    "max_side",
-    "num_inference_steps",
-    "guidance_scale",
-    "image_guidance_scale",
-    "temperature",
-    "draw_variants",
-    "restrict",
-    "match_intensity",
-)
-
 
 def settings_of(pipeline: GenDegPipeline) -> dict[str, Any]:
     """The defaults of its calls."""
-    return {name: value for name, value in pipeline.config.items() if name in _SETTINGS}
+    return {n: v for n, v in pipeline.config.items() if n not in pipeline.components and not n.startswith("_")}
 
 
 def write_pipeline(

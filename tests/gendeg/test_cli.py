@@ -23,12 +23,13 @@ def run(tiny_pipeline_folder: Path, photo: Path, tmp_path: Path):
 
 def test_writes_and_reports(run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run("--mu", "0.15", "--sigma", "0.08", "--seed", "3", "--clean-output", str(tmp_path / "clean.png")) == 0
-    asked, reached = capsys.readouterr().out.splitlines()
+    asked, _, delivered = capsys.readouterr().out.splitlines()
     assert asked.split() == ["asked", "mu", "0.1500", "sigma", "0.0800"]
     degraded, clean = (np.asarray(Image.open(tmp_path / n)) / 255 for n in ("out.png", "clean.png"))
     difference = np.abs(degraded - clean)
-    assert float(reached.split()[2]) == pytest.approx(difference.mean(), abs=0.002)
-    assert float(reached.split()[4]) == pytest.approx(difference.std(), abs=0.002)
+    assert difference.shape == (240, 320, 3) and delivered.startswith("at 320 x 240  mu ")
+    assert float(delivered.split()[5]) == pytest.approx(difference.mean(), abs=0.002)
+    assert float(delivered.split()[7]) == pytest.approx(difference.std(), abs=0.002)
 
 
 def test_intensity_is_drawn_with_the_seed(run, capsys: pytest.CaptureFixture) -> None:

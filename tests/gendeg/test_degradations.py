@@ -19,18 +19,6 @@ def test_structure_correction_spares_streaks_flakes_and_dark_texture():
     assert corrected == {"haze", "motion_blur", "raindrop"}
 
 
-def test_restrictions():
-    restrictions = {name: d.restriction for name, d in DEGRADATIONS.items()}
-    assert restrictions == {
-        "haze": "paler",
-        "rain": "streaks",
-        "snow": "flakes",
-        "motion_blur": "moved",
-        "raindrop": "drops",
-        "low_light": "dimmed",
-    }
-
-
 @every_degradation
 def test_intensities_are_ordered(degradation):
     (mu_low, mu_high), (sigma_low, sigma_high) = degradation.mu_range, degradation.sigma_range

@@ -78,32 +78,6 @@ def test_only_patterns_are_judged(batch):
     assert bool(judging.isfinite().all())
 
 
-@pytest.mark.parametrize("degradation", ["rain", "snow", "raindrop"])
-def test_restricted_images_have_a_gradient(batch, degradation):
-    index = list(DEGRADATIONS).index(degradation)
-    pulled, judging = _gradients(
-        batch | {"degradation": torch.tensor([index] * 3)}, weight=1.0, judged=["rain", "snow", "raindrop"]
-    )
-    assert bool(pulled.any()) and bool(pulled.isfinite().all()) and bool(judging.isfinite().all())
-
-
-def test_the_discriminator_sees_what_a_user_sees(batch):
-    class Watching(Discriminator):
-        darkest = 0.0
-
-        def forward(self, degraded, clean, *about):
-            self.darkest = min(self.darkest, float((degraded - clean)[1].detach().min()))
-            return super().forward(degraded, clean, *about)
-
-    rain, haze = list(DEGRADATIONS).index("rain"), list(DEGRADATIONS).index("haze")
-    for degradation, darkens in ((rain, False), (haze, True)):
-        watching = Watching(3, width=8)
-        watching.darkest = 0.0
-        _gradients(batch | {"degradation": torch.tensor([degradation] * 3)}, watching)
-        # The slope is looked for in images with noise of a few hundredths.
-        assert (watching.darkest < -0.2) == darkens
-
-
 def test_the_intensity_of_samples_is_asked_for(batch):
     assert bool(_gradients(batch, intensity_weight=1.0)[0].any())
 

@@ -381,7 +381,7 @@ def test_bad_files_are_listed_and_skipped(command, photos: Path, tmp_path: Path,
         "notes.txt: not an image file",
         "empty.png: empty.png is not an image",
         "tiny.png: The image is 20 x 20 pixels",
-        "narrow.png: the image is 2000 x 40 pixels, too long and narrow",
+        "narrow.png: The image is 2000 x 40 pixels, too long and narrow",
         "torn.png: torn.png is damaged or incomplete",
     ):
         assert words in err

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
-from gendeg.light import to_display, to_linear
 from training.simulators import haze, low_light, motion_blur
 from training.simulators.fields import follow_edges, fractal_noise, log_uniform
+from training.simulators.light import to_display, to_linear
 
 SIMULATORS = {
     name: (degradation, simulator)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from gendeg.light import to_display, to_linear
 from training.simulators.fields import fractal_noise, log_uniform, uniform
+from training.simulators.light import to_display, to_linear
 
 Render = Callable[[torch.Tensor], torch.Tensor]
 

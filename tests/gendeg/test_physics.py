@@ -1,0 +1,43 @@
+"""What a degradation can do to a pixel is kept, and what it cannot is taken away."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gendeg.physics import RULES, dim, lay_white
+
+
+def _images(seed, count=2):
+    return torch.rand(count, 1, 3, 40, 40, generator=torch.Generator().manual_seed(seed))
+
+
+@given(st.integers(0, 1000), st.sampled_from(sorted(RULES)))
+def test_rules_keep_an_untouched_image_and_the_range_of_values(seed, name):
+    clean, degraded = _images(seed)
+    torch.testing.assert_close(RULES[name](clean, clean), clean, atol=1e-5, rtol=0)
+    for image in (RULES[name](clean, degraded), RULES[name](clean.round(), degraded.round())):
+        assert bool(image.isfinite().all()) and image.min() >= 0 and image.max() <= 1
+
+
+@given(st.integers(0, 1000))
+def test_white_of_any_opacity_stays_and_nothing_gets_darker_or_tinted(seed):
+    clean, degraded = 0.9 * _images(seed)
+    white = clean + degraded[:, :1] * (1 - clean)
+    torch.testing.assert_close(lay_white(clean, white), white, atol=1e-4, rtol=0)
+    laid = lay_white(clean, degraded)
+    assert bool((laid >= clean).all())
+    opacity = (laid - clean) / (1 - clean)
+    torch.testing.assert_close(opacity[:, 0], opacity[:, 2], atol=1e-3, rtol=0)
+
+
+def test_darkness_stays_and_blocks_in_it_go():
+    clean = 0.3 + 0.4 * torch.nn.functional.interpolate(_images(0)[0], 64, mode="bilinear")
+    dark = (clean + 0.02) * 0.4 - 0.02
+    torch.testing.assert_close(dim(clean, dark), dark, atol=1e-3, rtol=0)
+    blocks = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).repeat_interleave(8, 2)
+    blocks = 0.02 * blocks.repeat_interleave(8, 3)
+    left = (dim(clean, dark + blocks) - dark).std()
+    assert left < 0.4 * blocks.std()
+    assert bool((dim(clean, dark + 10 * blocks.abs()) <= clean + 1e-5).all()), "nothing gets brighter"
+    assert dim(clean, dark).mean() == pytest.approx(float(dark.mean()), abs=1e-3)
