@@ -211,8 +211,8 @@ def test_a_seed_draws_the_direction_of_a_blur(compact, photo, tmp_path):
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [
-        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors is damaged"),
-        ("text_encoder/model.safetensors", "text_encoder/model.safetensors is damaged"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors is missing or damaged"),
+        ("text_encoder/model.safetensors", "text_encoder/model.safetensors is missing or damaged"),
         ("tokenizer/tokenizer.json", "lacks files of a generator, or they are damaged"),
         ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json is missing or damaged"),
         ("model_index.json", "damaged/model_index.json is missing or damaged"),
