@@ -81,14 +81,20 @@ def run_job(turn: threading.Lock, work: Callable[[Report], Any]) -> Iterator[Any
         abandoned.set()
 
 
-def until(cancelled: threading.Event, events: Iterator[Any]) -> Iterator[Any]:
-    """What a job reports, until it is cancelled; then CANCELLED, and the job is stopped."""
+def until(cancelled: threading.Event | None, events: Iterator[Any]) -> Iterator[Any]:
+    """What a job reports, until it is cancelled; then CANCELLED, and the job is stopped. None: nobody can cancel it."""
     with closing(events):
         for event in events:
-            if cancelled.is_set():
+            if cancelled is not None and cancelled.is_set():
                 yield CANCELLED
                 return
             yield event
+
+
+def cancel(cancelled: threading.Event | None) -> None:
+    """Cancel the job of a session; None: it has begun none."""
+    if cancelled is not None:
+        cancelled.set()
 
 
 @asynccontextmanager

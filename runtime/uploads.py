@@ -62,6 +62,21 @@ def uploaded(file: Any) -> str | None:
     raise UserError(_NOT_UPLOADED)
 
 
+def check_files(value: Any) -> None:
+    """Look for file objects in the values of a request, at any depth, whatever component they are for.
+
+    Raises:
+        UserError: if one of them names anything but an uploaded file, an address in the network for example.
+    """
+    if isinstance(value, dict):
+        if "path" in value:
+            uploaded(value)
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            check_files(inner)
+
+
 class UploadGate:
     """ASGI middleware: no uploads while the files of all visitors together have reached GENDEG_MAX_CACHE_GIGABYTES."""
 
