@@ -38,6 +38,7 @@ ABOUT = """# GenDeg
 Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for,
 and restores degraded photographs.
 """
+SESSIONS = 500  # of visitors and API calls, half a megabyte each; then the one that was idle longest is forgotten
 SYSTEM_FONTS = ("system-ui", "sans-serif")
 
 
@@ -86,6 +87,7 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         css=CSS + RESTORE_CSS,
         footer_links=["api", "settings"],
         max_file_size=max_bytes(),
+        state_session_capacity=SESSIONS,
         app_kwargs={
             "lifespan": end_unheard_jobs,
             "middleware": [Middleware(UploadGate)],

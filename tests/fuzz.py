@@ -44,6 +44,7 @@ from training.pairs import PairFolder
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 10.0  # that an answer may take; the jobs take a part of one
+SLOW = "too slow:"
 SECRET = "canary-7f3a19"  # what lies in files that nobody uploaded: this text, and images of this colour
 SECRET_COLOUR = (17, 238, 34)
 TELLING = re.compile(  # of us or our libraries: nothing that a user could act on
@@ -687,7 +688,15 @@ CASES: dict[Callable[[World, random.Random, str], Iterator[str]], int] = {
 
 
 def run_case(world: World, seed: int, number: int) -> tuple[str, list[str], str]:
-    """(kind, what was found, what the server wrote) of one case; the same each time."""
+    """(kind, what was found, what the server wrote) of one case; the same each time.
+
+    What takes too long is tried again: a case that hangs does so twice, a busy machine does not.
+    """
+    kind, found, log = _run_case(world, seed, number)
+    return _run_case(world, seed, number) if any(SLOW in problem for problem in found) else (kind, found, log)
+
+
+def _run_case(world: World, seed: int, number: int) -> tuple[str, list[str], str]:
     rng, session = random.Random(f"{seed} {number}"), f"case-{seed}-{number}-{time.monotonic_ns()}"
     (case,) = rng.choices(list(CASES), list(CASES.values()))
     found, hits, started = [], len(world.fetched), time.monotonic()
@@ -696,13 +705,13 @@ def run_case(world: World, seed: int, number: int) -> tuple[str, list[str], str]
         try:
             found += case(world, rng, session)
         except (TimeoutError, httpx.TimeoutException) as error:
-            found.append(f"it hangs: {error!r}")
+            found.append(f"{SLOW} {error!r}")
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
             ours = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames if is_ours(f.filename)]
             found.append(f"{type(error).__name__}: {str(error)[:300]} (at {ours[-1]})")
     if time.monotonic() - started > SECONDS:
-        found.append(f"it took {time.monotonic() - started:.1f} s")
+        found.append(f"{SLOW} {time.monotonic() - started:.1f} s")
     if len(world.fetched) > hits:
         found.append(f"the server fetched {world.fetched[hits:]}")
     time.sleep(0.02)  # the server may answer first and write then
