@@ -88,6 +88,8 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         footer_links=["api", "settings"],
         max_file_size=max_bytes(),
         state_session_capacity=SESSIONS,
+        enable_monitoring=False,
+        run_history=False,  # it acts with the host's own Hugging Face token for requests that look local
         app_kwargs={
             "lifespan": end_unheard_jobs,
             "middleware": [Middleware(UploadGate)],

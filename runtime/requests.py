@@ -63,4 +63,9 @@ async def refuse_unknown(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": UNKNOWN}, 404)
 
 
-HANDLERS = {RequestValidationError: refuse_malformed, FnIndexInferError: refuse_unknown, KeyError: refuse_unknown}
+HANDLERS = {  # of what Gradio's routes raise before any function or component is reached
+    RequestValidationError: refuse_malformed,
+    TypeError: refuse_malformed,  # a parameter by a wrong name, or none
+    FnIndexInferError: refuse_unknown,
+    KeyError: refuse_unknown,
+}
