@@ -21,6 +21,7 @@ from runtime.limits import limit
 
 HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a step takes
 UNHEARD = 10.0  # seconds that a job's messages may lie unread; whoever posts by hand needs some to come back and listen
+FORGOTTEN = 600.0  # seconds that they are kept; a result may be fetched late
 CANCELLED = "Cancelled."
 
 Report = Callable[[Any], None]
@@ -99,7 +100,10 @@ def cancel(cancelled: threading.Event | None) -> None:
 
 @asynccontextmanager
 async def end_unheard_jobs(app: Any) -> AsyncIterator[None]:
-    """Lifespan of the served app: ends jobs, running or waiting, whose messages nobody has read for UNHEARD seconds."""
+    """Lifespan of the served app: ends jobs, running or waiting, whose messages nobody has read for UNHEARD seconds.
+
+    What they have said is kept for FORGOTTEN seconds.
+    """
     watch = asyncio.create_task(_watch(app))
     try:
         yield
@@ -120,3 +124,7 @@ async def _watch(app: Any) -> None:
         for session, since in unread.items():
             if now - since > UNHEARD and session in queue.pending_event_ids_session:
                 await queue.clean_events(session_hash=session)
+            if now - since > FORGOTTEN:
+                queue.pending_messages_per_session.pop(session, None)
+        for session in [session for session, events in queue.pending_event_ids_session.items() if not events]:
+            del queue.pending_event_ids_session[session]  # Gradio keeps an empty set of each
