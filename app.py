@@ -30,6 +30,7 @@ from restorers.tab import restore_tab
 from runtime.errors import UserError
 from runtime.jobs import end_unheard_jobs
 from runtime.limits import limit, max_bytes
+from runtime.requests import HANDLERS, Page
 from runtime.uploads import UploadGate, uploaded
 from runtime.zero_gpu import zero_gpu
 
@@ -37,17 +38,8 @@ ABOUT = """# GenDeg
 Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for,
 and restores degraded photographs.
 """
+SESSIONS = 500  # of visitors and API calls, half a megabyte each; then the one that was idle longest is forgotten
 SYSTEM_FONTS = ("system-ui", "sans-serif")
-
-
-class Page(gr.Blocks):
-    """A page whose endpoints may be called with fewer values than they take: those left out have their defaults."""
-
-    def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
-        inputs.extend(getattr(block, "value", None) for block in block_fn.inputs[len(inputs) :])
-        if len(inputs) > len(block_fn.inputs):
-            sentence = f"This takes at most {len(block_fn.inputs)} values, not {len(inputs)}."
-            raise gr.Error(sentence, print_exception=False)
 
 
 def build() -> gr.Blocks:
@@ -95,7 +87,14 @@ def launch(demo: gr.Blocks, **options: Any) -> Any:
         css=CSS + RESTORE_CSS,
         footer_links=["api", "settings"],
         max_file_size=max_bytes(),
-        app_kwargs={"lifespan": end_unheard_jobs, "middleware": [Middleware(UploadGate)]},
+        state_session_capacity=SESSIONS,
+        enable_monitoring=False,
+        run_history=False,  # it acts with the host's own Hugging Face token for requests that look local
+        app_kwargs={
+            "lifespan": end_unheard_jobs,
+            "middleware": [Middleware(UploadGate)],
+            "exception_handlers": HANDLERS,
+        },
         **options,
     )
 

@@ -35,7 +35,7 @@ from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.pipeline import own_value
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError, sentence
-from runtime.jobs import CANCELLED, until
+from runtime.jobs import CANCELLED, cancel, until
 from runtime.page import bar, failed, failure, notes, preview, save_pngs, show_upload
 from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
@@ -92,8 +92,12 @@ def change_degradation(degradation: str) -> tuple[Any, Any, str]:
 
 def chosen_on_plot(event: gr.EventData) -> tuple[Any, Any]:
     """(mu, sigma) under a click on the plot."""
-    chosen = event._data.get("mu"), event._data.get("sigma")
-    return tuple(round(value, 3) if isinstance(value, float | int) else SKIP for value in chosen)  # type: ignore
+    point = event._data if isinstance(event._data, dict) else {}
+    return tuple(_on_slider(point.get(name), limit) for name, limit in (("mu", MU_MAX), ("sigma", SIGMA_MAX)))  # type: ignore
+
+
+def _on_slider(value: Any, highest: float) -> Any:
+    return round(value, 3) if isinstance(value, float | int) and 0 <= value <= highest else SKIP
 
 
 # --------------------------------------------------------------------------------------------------------- models
@@ -166,7 +170,7 @@ def prepare_model(models: Models, model: str | None, unless_loaded: bool = False
 
 def run_generate(
     models: Models,
-    cancelled: threading.Event,
+    cancelled: threading.Event | None,
     randomise: bool,
     model: str | None,
     photo: Any,
@@ -231,7 +235,7 @@ def run_generate(
 
 def run_sweep(
     models: Models,
-    cancelled: threading.Event,
+    cancelled: threading.Event | None,
     model: str | None,
     photo: Any,
     degradation: str,
@@ -493,7 +497,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         job = begun.then(function, inputs, outputs, **slow)
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: _buttons(running=False), None, buttons, **quick)
-    cancel_button.click(threading.Event.set, cancelled, None, **quick)
+    cancel_button.click(cancel, cancelled, None, **quick)
     _endpoint(models)
 
     if captioner is not None:

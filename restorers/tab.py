@@ -23,7 +23,7 @@ from PIL import Image
 from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, read_request, restore_photo
 from restorers.registry import available
 from runtime.errors import UserError, sentence
-from runtime.jobs import CANCELLED, until
+from runtime.jobs import CANCELLED, cancel, until
 from runtime.page import bar, failed, failure, notes, preview, show_upload
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, uploaded
@@ -85,7 +85,7 @@ class Images:
 
 
 def run_restore(
-    restorers: Restorers, cancelled: threading.Event, names: list[str], photo: Any, clean: Any
+    restorers: Restorers, cancelled: threading.Event | None, names: list[str], photo: Any, clean: Any
 ) -> Iterator[tuple[Any, ...]]:
     """Restore one photograph with each of the restorers.
 
@@ -172,14 +172,18 @@ def clean_of(example: Any) -> str | None:
 
 
 def compare(images: Images | None, left: Any, right: Any) -> tuple[Any, Any]:
-    """The comparison of two images, by their indices, and the download of the right one."""
-    if images is None or left not in range(len(images.files)) or right not in range(len(images.files)):
+    """The comparison of two images, by their indices, and the download of the right one; nothing without such two."""
+    if images is None or not all(_index(images, chosen) for chosen in (left, right)):
         return SKIP, SKIP
     label = f"{images.labels[left]} | {images.labels[right]}"
     return (
         gr.update(value=(images.previews[left], images.previews[right]), label=label),
         gr.update(label=f"Download {images.labels[right]}", value=images.files[right], interactive=True),
     )
+
+
+def _index(images: Images, chosen: Any) -> bool:
+    return type(chosen) is int and 0 <= chosen < len(images.files)
 
 
 def list_restorers() -> tuple[Any, Any]:
@@ -301,8 +305,8 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
         side.input(compare, [images, left, right], [comparison, download], **quick)
 
     def card_clicked(images: Images | None, left: int | None, event: gr.EventData) -> tuple[Any, ...]:
-        index = event._data.get("index")
-        return index, *compare(images, left, index)
+        index = event._data.get("index") if isinstance(event._data, dict) else None
+        return index if images and _index(images, index) else SKIP, *compare(images, left, index)
 
     cards.click(card_clicked, [images, left], [right, comparison, download], **quick)
 
@@ -323,7 +327,7 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
     )  # fmt: skip
     for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
         ended(lambda: _buttons(running=False), None, buttons, **quick)
-    cancel_button.click(threading.Event.set, cancelled, None, **quick)
+    cancel_button.click(cancel, cancelled, None, **quick)
     _endpoint(restorers)
     demo.load(list_restorers, None, [choice, notice], **quick)
     return photo, clean

@@ -14,6 +14,6 @@ class UserError(ValueError):
 def sentence(error: BaseException) -> str:
     """What to tell the user of an exception: a `UserError`'s own words. Anything else is logged, with its traceback."""
     if isinstance(error, UserError):
-        return str(error)
+        return str(error).encode(errors="replace").decode()  # half a surrogate pair cannot be sent
     logging.error("This should not have happened.", exc_info=error)
     return OUR_FAULT

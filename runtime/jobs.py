@@ -21,6 +21,7 @@ from runtime.limits import limit
 
 HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a step takes
 UNHEARD = 10.0  # seconds that a job's messages may lie unread; whoever posts by hand needs some to come back and listen
+FORGOTTEN = 600.0  # seconds that they are kept; a result may be fetched late
 CANCELLED = "Cancelled."
 
 Report = Callable[[Any], None]
@@ -81,19 +82,28 @@ def run_job(turn: threading.Lock, work: Callable[[Report], Any]) -> Iterator[Any
         abandoned.set()
 
 
-def until(cancelled: threading.Event, events: Iterator[Any]) -> Iterator[Any]:
-    """What a job reports, until it is cancelled; then CANCELLED, and the job is stopped."""
+def until(cancelled: threading.Event | None, events: Iterator[Any]) -> Iterator[Any]:
+    """What a job reports, until it is cancelled; then CANCELLED, and the job is stopped. None: nobody can cancel it."""
     with closing(events):
         for event in events:
-            if cancelled.is_set():
+            if cancelled is not None and cancelled.is_set():
                 yield CANCELLED
                 return
             yield event
 
 
+def cancel(cancelled: threading.Event | None) -> None:
+    """Cancel the job of a session; None: it has begun none."""
+    if cancelled is not None:
+        cancelled.set()
+
+
 @asynccontextmanager
 async def end_unheard_jobs(app: Any) -> AsyncIterator[None]:
-    """Lifespan of the served app: ends jobs, running or waiting, whose messages nobody has read for UNHEARD seconds."""
+    """Lifespan of the served app: ends jobs, running or waiting, whose messages nobody has read for UNHEARD seconds.
+
+    What they have said is kept for FORGOTTEN seconds.
+    """
     watch = asyncio.create_task(_watch(app))
     try:
         yield
@@ -114,3 +124,7 @@ async def _watch(app: Any) -> None:
         for session, since in unread.items():
             if now - since > UNHEARD and session in queue.pending_event_ids_session:
                 await queue.clean_events(session_hash=session)
+            if now - since > FORGOTTEN:
+                queue.pending_messages_per_session.pop(session, None)
+        for session in [session for session, events in queue.pending_event_ids_session.items() if not events]:
+            del queue.pending_event_ids_session[session]  # Gradio keeps an empty set of each

@@ -27,7 +27,7 @@ def bar(share: float) -> str:
 
 def failure(error: UserError) -> str:
     """Status line that says what is wrong."""
-    return f'<span class="failure">{escape(str(error))}</span>'
+    return f'<span class="failure">{escape(sentence(error))}</span>'
 
 
 def failed(error: Exception) -> str:

@@ -62,14 +62,35 @@ def uploaded(file: Any) -> str | None:
     raise UserError(_NOT_UPLOADED)
 
 
+def check_files(value: Any) -> None:
+    """Look for file objects in the values of a request, at any depth, whatever component they are for.
+
+    Raises:
+        UserError: if one of them names anything but an uploaded file, an address in the network for example.
+    """
+    if isinstance(value, dict):
+        if "path" in value:
+            uploaded(value)
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            check_files(inner)
+
+
 class UploadGate:
-    """ASGI middleware: no uploads while the files of all visitors together have reached GENDEG_MAX_CACHE_GIGABYTES."""
+    """ASGI middleware: no uploads while the files of all visitors together have reached GENDEG_MAX_CACHE_GIGABYTES.
+
+    And no deep links: Gradio would write a session's state to the disk at each request for one, and never delete it.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload"):
+        path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
+        if path.endswith("/deep_link"):
+            return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
+        if path.endswith("/upload") and scope["method"] == "POST":
             if _stored_bytes() >= limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9:
                 answer = PlainTextResponse("There is no room for more uploads now. Try again in an hour.", 507)
                 return await answer(scope, receive, send)

@@ -9,25 +9,10 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
-import yaml
-from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from hypothesis import register_random, settings
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
 
-import app
-from gendeg import GenDegPipeline, checkpoints
-from gendeg.codec import PatchCodec
-from gendeg.degradations import DEGRADATIONS
-from gendeg.importer import NOISE_SCHEDULE
-from gendeg.intensity import IntensityProjection
-from gendeg.scheduler import BridgeScheduler
-from restorers import registry, save_restorer
-from restorers.nafnet import NAFNet
-from restorers.promptir import PromptIR
-from restorers.swin import SwinRestorer
-from training.generator import Generator, save_pipeline
-from training.text import train_tokenizer
+from tests import tiny
 
 # The networks here are so small that a second thread only waits for the first.
 torch.set_num_threads(1)
@@ -45,7 +30,6 @@ _torch_random = _TorchRandom()  # Hypothesis does not keep it
 register_random(_torch_random)
 settings.register_profile("gendeg", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("gendeg")
-RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -58,63 +42,19 @@ def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random-weight pipeline whose codec reconstructs photographs."""
-    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
-    torch.manual_seed(0)
-    codec = PatchCodec(latent_channels=16, width=16, depth=1)
-    photo = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None]
-    codec.initialise_from(photo / 127.5 - 1)
-    tokenizer = train_tokenizer(recipe["model"]["text"]["max_position_embeddings"])
-    model = Generator(recipe["model"], 16, len(tokenizer), tokenizer.eos_token_id)
-    save_pipeline(model, codec, tokenizer, BridgeScheduler(), recipe["pipeline"], folder)
-    return folder
+    return tiny.pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
 
 
 @pytest.fixture(scope="session")
 def tiny_paper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random-weight pipeline of the paper's process: AutoencoderKL, noise to latent, three-way guidance."""
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(77)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-    )
-    unet = UNet2DConditionModel(
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(16, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    )
-    scheduler = EulerAncestralDiscreteScheduler(**NOISE_SCHEDULE)
-    projection = IntensityProjection(tokens=77, width=16)
-    pipeline = GenDegPipeline(vae, CLIPTextModel(text), tokenizer, projection, unet, scheduler, resolution=64)
-    folder = tmp_path_factory.mktemp("tiny") / "paper"
-    pipeline.save_pretrained(folder)
-    return folder
+    return tiny.paper_pipeline(tmp_path_factory.mktemp("tiny") / "paper")
 
 
 @pytest.fixture(scope="session")
 def tiny_restorers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of random-weight restorers under the bundled names."""
-    folder = tmp_path_factory.mktemp("tiny") / "restorers"
-    torch.manual_seed(0)
-    for network in (
-        NAFNet(width=4, enc_blk_nums=(1, 1), dec_blk_nums=(1, 1)),
-        PromptIR(dim=8, num_blocks=(1, 1, 1, 1), prompt_dims=(4, 4, 8), prompt_sizes=(4, 4, 4)),
-        SwinRestorer(encoder_kwargs={"embed_dim": 8, "num_heads": (1, 1, 1, 1), "window_size": 2}, stem_width=4),
-    ):
-        save_restorer(network, folder / network.architecture, list(DEGRADATIONS))
-    return folder
+    return tiny.restorers(tmp_path_factory.mktemp("tiny") / "restorers")
 
 
 @pytest.fixture(scope="module")
@@ -122,19 +62,10 @@ def app_url(
     tiny_pipeline_folder: Path, tiny_restorers_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Address of the running app: of the tiny models, or of GENDEG_MODEL and the bundled restorers."""
-    with pytest.MonkeyPatch.context() as patch:
-        # An app that ends deletes its files; they must not be the next one's, which has the same photographs.
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        if "GENDEG_MODEL" not in os.environ:
-            patch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
-            patch.setattr(registry, "BUNDLED", tiny_restorers_folder)
-            for module in (registry, checkpoints):
-                patch.setattr(module, "MODELS", tiny_restorers_folder / "none")
-            patch.delenv("GENDEG_CAPTIONS", raising=False)
-        demo = app.build()
-        _, url, _ = app.launch(demo, prevent_thread_lock=True, quiet=True)
+    if "GENDEG_MODEL" in os.environ:
+        tiny_pipeline_folder = tiny_restorers_folder = None
+    with tiny.served(tiny_pipeline_folder, tiny_restorers_folder, tmp_path_factory.mktemp("gradio")) as url:
         yield url
-        demo.close()
 
 
 @pytest.fixture(scope="session")

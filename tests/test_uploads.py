@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-from runtime import uploads
+from runtime import limits, uploads
 from runtime.errors import UserError
 from runtime.uploads import Photo, uploaded
 
@@ -119,3 +120,39 @@ def test_uploads_are_limited_in_size_and_in_all(app_url: str, monkeypatch: pytes
     refused = httpx.post(upload, files={"files": ("small.png", b"\0")})
     assert refused.status_code == 507 and "no room for more uploads" in refused.text
     assert httpx.get(app_url).status_code == 200
+
+
+def test_no_value_of_a_request_names_a_foreign_file_at_any_depth() -> None:
+    for value in (
+        {"path": "/etc/passwd"},
+        [[{"image": {"path": "http://127.0.0.1/x.png"}}]],
+        {"value": {"path": None}},
+    ):
+        with pytest.raises(UserError, match="Upload it once more"):
+            uploads.check_files([1, value])
+    uploads.check_files([None, "path", {"url": "x"}, [1.5, {"a": ["path"]}]])
+
+
+def test_the_security_page_names_each_limit_and_its_default() -> None:
+    page = Path("docs/security.md").read_text(encoding="utf-8")
+    table = (limits.__doc__ or "").partition("\n\n")[2].strip()
+    assert table in page
+    rows = dict(re.findall(r"^\| (GENDEG_\w+) \|.*\| (\d+) \|$", table, re.M))
+    assert {name: int(default) for name, default in rows.items()} == limits.DEFAULTS
+
+
+def test_what_the_page_does_not_use_is_not_served(app_url: str) -> None:
+    """Deep links fill the disk; a run history acts with the host's own token for requests that look local."""
+    for path in ("gradio_api/deep_link?session_hash=x", "gradio_api/runs", "gradio_api/run-history/records"):
+        assert httpx.get(app_url + path).status_code == 404
+    assert httpx.get(f"{app_url}monitoring/summary").status_code == 403
+
+
+def test_a_request_that_is_none_is_answered_by_a_sentence(app_url: str) -> None:
+    for body in (b"{", b'{"data": NaN}', b'{"data": [], "fn_index": 99999, "session_hash": "x"}'):
+        answer = httpx.post(
+            f"{app_url}gradio_api/queue/join", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code in (404, 422) and answer.json()["detail"].endswith(".")
+    assert httpx.post(f"{app_url}gradio_api/call/none", json={"data": []}).status_code == 404
+    assert httpx.post(f"{app_url}gradio_api/call/v2/degrade", json={}).status_code == 422

@@ -1,11 +1,16 @@
 """A job runs when it is its turn, reports, and ends when nobody wants it, when its time is up, or with what it made."""
 
+import asyncio
 import threading
 import time
 from contextlib import closing
+from types import SimpleNamespace
 
+import gradio as gr
 import pytest
+from gradio.queueing import Queue
 
+from runtime import jobs
 from runtime.errors import UserError
 from runtime.jobs import CANCELLED, HEARTBEAT, run_job, until
 
@@ -97,3 +102,20 @@ def test_until_cancelled() -> None:
         if event == 2:
             cancelled.set()
     assert seen == [0, 1, 2, CANCELLED]
+
+
+def test_what_nobody_fetches_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "FORGOTTEN", 0.5)
+
+    async def kept() -> tuple[list[str], list[str]]:
+        queue = Queue(True, 1, 1, None, gr.Blocks())  # type: ignore[arg-type]
+        for session in ("unread", "read"):
+            queue.pending_messages_per_session[session] = asyncio.Queue()
+            queue.pending_event_ids_session[session] = set()
+        queue.pending_messages_per_session["unread"].put_nowait("a result")
+        app = SimpleNamespace(get_blocks=lambda: SimpleNamespace(_queue=queue))
+        async with jobs.end_unheard_jobs(app):
+            await asyncio.sleep(2.5)
+        return list(queue.pending_messages_per_session), list(queue.pending_event_ids_session)
+
+    assert asyncio.run(kept()) == (["read"], [])
