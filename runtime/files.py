@@ -89,7 +89,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = str(path)
         raise
     except (RuntimeError, SafetensorError) as error:
         # torch and safetensors lose the reason of a failed write; the disk still has it.
