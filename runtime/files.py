@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,7 +93,9 @@ def writing(path: Path) -> Iterator[None]:
         error.filename = str(path)
         raise
     except (RuntimeError, SafetensorError) as error:
-        # torch and safetensors lose the reason of a failed write; the disk still has it.
+        if number := re.search(r"os error (\d+)", str(error)):  # safetensors
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        # torch loses the reason of a failed write; the disk still has it.
         probe = path.with_name(f".{path.name}.probe.partial")
         try:
             probe.touch()
