@@ -179,7 +179,7 @@ def check_shares(shares: Mapping[str, float]) -> None:
     """Raises: UserError if `shares` names something that is no degradation."""
     unknown = set(shares) - set(DEGRADATIONS)
     if unknown:
-        raise UserError(f"{', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
+        raise UserError(f"shares: {', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
 
 
 class Lottery:
