@@ -35,8 +35,8 @@ from gendeg.restrictions import RESTRICTIONS
 from restorers.metrics import psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
 from runtime.errors import UserError
-from runtime.files import whole_file, write_whole
-from runtime.images import open_image
+from runtime.files import write_whole
+from runtime.images import open_image, write_image
 from training.command_line import command_line
 from training.photos import Photos, centre_square, resize_short_side
 from training.simulators.matching import simulate
@@ -328,7 +328,7 @@ def main() -> None:
         if not files:
             parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
         chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
-        _save(restorers_sheet(model, chosen), args.output)
+        write_image(restorers_sheet(model, chosen), args.output or "sheet.png")
         return
     photos = evaluation_squares(args.photos)[: args.limit]
     if args.what in sheets:
@@ -336,7 +336,7 @@ def main() -> None:
         if len(photos) < len(DEGRADATIONS) or (args.choose and len(photos) > len(DEGRADATIONS)):
             parser.error(f"A sheet shows {len(DEGRADATIONS)} photographs, one for each row; here are {len(photos)}.")
         sheet = contact_sheet if args.what == "sheet" else structure_sheet
-        _save(sheet(model, photos), args.output)
+        write_image(sheet(model, photos), args.output or "sheet.png")
         return
     if args.what == "restorers":
         result = evaluate_restorers(model, photos)
@@ -353,11 +353,6 @@ def main() -> None:
         # JSON knows no infinity, the PSNR of an image that is left as it was.
         finite = {n: {c: v if math.isfinite(v) else None for c, v in row.items()} for n, row in result.items()}
         write_whole(args.output, (json.dumps(finite, indent=1) + "\n").encode())
-
-
-def _save(sheet: Image.Image, output: Path | None) -> None:
-    with whole_file(output or Path("sheet.png")) as part:
-        sheet.save(part, quality=95)
 
 
 def _chosen(photos: Sequence[Any], choose: list[int]) -> list[Any]:

@@ -31,8 +31,7 @@ from gendeg.importer import RESOLUTION
 from gendeg.intensity import IntensityProjection, intensity
 from gendeg.pipeline import GenDegPipeline, predict
 from runtime.errors import UserError
-from runtime.files import whole_file
-from runtime.images import open_image
+from runtime.images import open_image, write_image
 from training.codec import to_model_range
 from training.loop import LoopSettings, processes, train, write_csv
 from training.pair_folders import PairFolders
@@ -309,8 +308,7 @@ class Validation:
         write_csv(file, [*rows, [step, *(f"{error:.6f}" for error in errors)]])
         images = torch.stack([*self.images, generated.cpu()])  # [3, B, 3, H, W]
         sheet = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-        with whole_file(self.folder / f"{step:07}.jpg") as part:
-            Image.fromarray((sheet * 255).round().byte().numpy()).save(part, quality=90)
+        write_image(Image.fromarray((sheet * 255).round().byte().numpy()), self.folder / f"{step:07}.jpg")
 
 
 # ----------------------------------------------------------------------------------------------------------- main
