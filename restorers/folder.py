@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from runtime.errors import UserError
+from runtime.files import whole_files
 from runtime.settings import read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -27,7 +27,6 @@ def save_restorer(network: nn.Module, folder: str | Path, trained_for: Sequence[
         facts: more to write into the config, such as the recipe.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().half().cpu().contiguous() for name, value in network.state_dict().items()}
     config = {
         "architecture": network.architecture,
@@ -35,10 +34,9 @@ def save_restorer(network: nn.Module, folder: str | Path, trained_for: Sequence[
         "trained_for": list(trained_for),
         **facts,
     }
-    save_file(weights, folder / f".{WEIGHTS}.part")
-    (folder / f".{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n")
-    for name in (WEIGHTS, CONFIG):
-        os.replace(folder / f".{name}.part", folder / name)
+    with whole_files(folder) as part:
+        save_file(weights, part / WEIGHTS)
+        (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 import transformers
 from PIL import Image
 from tqdm import tqdm
@@ -18,10 +17,9 @@ from tqdm import tqdm
 from gendeg.captions import MODEL, Captioner
 from runtime.errors import UserError
 from runtime.images import open_image, shown
+from training.command_line import command_line, listing
 from training.dataset_store import AppendLog
 from training.photos import Photos
-
-_LISTED = 20  # of the files that were skipped
 
 
 def caption_folder(folder: Path, captioner: Captioner, log: AppendLog, batch_size: int) -> list[tuple[str, str]]:
@@ -34,7 +32,7 @@ def caption_folder(folder: Path, captioner: Captioner, log: AppendLog, batch_siz
         UserError: if there is no such folder, no image in it, the log is damaged or the model is not available.
     """
     names = [file.relative_to(folder).as_posix() for file in Photos(folder).files]
-    done = {row.get("file_name") for row in log.read() if isinstance(row, dict)}
+    done = {str(row.get("file_name")) for row in log.read()}
     todo = [name for name in names if name not in done]
     skipped: list[tuple[str, str]] = []
     with tqdm(total=len(names), initial=len(names) - len(todo), desc="captions", unit="photo") as bar:
@@ -43,7 +41,7 @@ def caption_folder(folder: Path, captioner: Captioner, log: AppendLog, batch_siz
             for name in todo[start : start + batch_size]:
                 try:
                     batch[name] = open_image(folder / name)
-                except ValueError as error:
+                except UserError as error:
                     skipped.append((name, str(error)))
                     bar.update()
             for name, caption in zip(batch, captioner.caption(list(batch.values())), strict=True):
@@ -52,35 +50,20 @@ def caption_folder(folder: Path, captioner: Captioner, log: AppendLog, batch_siz
     return skipped
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0; 2 after a sentence on stderr; 130 after Ctrl-C."""
     args = _parser().parse_args(arguments)
     transformers.utils.logging.disable_progress_bar()
     output = args.output or args.folder / "captions.jsonl"
-    try:
-        if args.batch_size < 1:
-            raise UserError(f"--batch-size must be at least 1, not {args.batch_size}.")
-        if not args.folder.is_dir():
-            raise UserError(f"There is no folder {args.folder}.")
-        skipped = caption_folder(args.folder, Captioner(args.model), AppendLog(output), args.batch_size)
-    except ValueError as error:
-        print(f"captions: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("captions: Out of memory. Choose a smaller --batch-size; what is done is kept.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"captions: {error.filename or output}: {error.strerror or error}.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on from there.", file=sys.stderr)
-        return 130
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size must be at least 1, not {args.batch_size}.")
+    if not args.folder.is_dir():
+        raise UserError(f"There is no folder {args.folder}.")
+    skipped = caption_folder(args.folder, Captioner(args.model), AppendLog(output), args.batch_size)
     if skipped:
-        print(f"Skipped, because they cannot be read ({len(skipped)}):", file=sys.stderr)
-        for name, reason in skipped[:_LISTED]:
-            print(f"  {name}: {reason}", file=sys.stderr)
-        if len(skipped) > _LISTED:
-            print(f"  and {len(skipped) - _LISTED} more", file=sys.stderr)
+        files = listing([f"{name}: {reason}" for name, reason in skipped])
+        print(f"Skipped, because they cannot be read ({len(skipped)}):{files}", file=sys.stderr)
     print(f"The captions are in {shown(output)}.")
     return 0
 

@@ -5,12 +5,18 @@ Clean and simulated degraded images alike, since both must survive the round tri
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from gendeg.codec import PatchCodec
-from training.loop import LoopSettings, read_recipe, train
+from runtime.files import whole_files
+from training.command_line import command_line, read_recipe
+from training.loop import LoopSettings, train
 from training.pairs import SimulatedPairs, stored_pairs
 from training.photos import Photos
 
@@ -44,6 +50,13 @@ def loss(codec: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.
     return error.abs().mean(), {"psnr": (-10 * mean_squared.log10()).mean()}
 
 
+def save(codec: PatchCodec, folder: Path) -> None:
+    """Write the codec as a folder that `PatchCodec.from_pretrained` reads, among other files."""
+    with whole_files(folder) as part:
+        codec.save_pretrained(part)
+
+
+@command_line
 def main() -> None:
     recipe, args = read_recipe(__doc__)
     settings = LoopSettings(**recipe["loop"])
@@ -57,8 +70,8 @@ def main() -> None:
     codec = PatchCodec(**recipe["model"])
     first = np.concatenate([arrays[name][: min(1000, pairs["count"])] for name in ("clean", "degraded")])
     codec.initialise_from(to_model_range(torch.from_numpy(first)))
-    train(codec, loss, _Images(arrays, settings.seed), settings, args.output, lambda m: m.save_pretrained(args.output))
+    train(codec, loss, _Images(arrays, settings.seed), settings, args.output, partial(save, folder=args.output))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

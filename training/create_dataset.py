@@ -39,15 +39,16 @@ from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
 from gendeg.request import MAX_SEED
 from runtime.errors import UserError
+from runtime.files import UNFINISHED
 from runtime.limits import limit
+from training.command_line import command_line, listing
 from training.dataset_card import write_card
 from training.dataset_plan import Batch, Photo, find_photos, plan, read, with_captions
-from training.dataset_store import PARTIAL, AppendLog, PairStore, image_name, write_pair
+from training.dataset_store import AppendLog, PairStore, image_name, write_pair
 from training.loop import Interruption
 
 MAX_ATTEMPTS = 4  # a sample whose images were all discarded is given up
 PRIOR = IntensityPrior()
-_LISTED = 20  # of the files that were skipped
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ def push(output: Path, repository: str) -> None:
     try:
         api.create_repo(repository, repo_type="dataset", exist_ok=True)
         api.upload_folder(
-            repo_id=repository, folder_path=output, repo_type="dataset", ignore_patterns=[".progress/*", f"*{PARTIAL}"]
+            repo_id=repository, folder_path=output, repo_type="dataset", ignore_patterns=[".progress/*", UNFINISHED]
         )
     except Exception as error:  # its network library, and with it the errors, differ between versions
         raise UserError(
@@ -340,6 +341,7 @@ def push(output: Path, repository: str) -> None:
         ) from error
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0; 2 after a sentence on stderr; 130 after Ctrl-C."""
     parser = _parser()
@@ -348,42 +350,20 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(
         ["python", "-m", "training.create_dataset", *(sys.argv[1:] if arguments is None else arguments)]
     )
-    try:
-        settings = _settings(args)
-        store, skipped, complete = create(settings, args.output, args.batch_size, args.engine, args.workers, command)
-        print(
-            f"{len(store.pairs)} pairs of {len({k[0] for k in store.pairs})} photographs in {args.output}; "
-            f"{_discarded_share(store):.1%} of the generated images were discarded, "
-            f"{len(store.discarded)} samples given up after {MAX_ATTEMPTS}."
-        )
-        if skipped:
-            print(f"{len(skipped)} files were skipped:", file=sys.stderr)
-            for path, reason in skipped[:_LISTED]:
-                print(f"  {path}: {reason}", file=sys.stderr)
-            if len(skipped) > _LISTED:
-                print(f"  and {len(skipped) - _LISTED} more", file=sys.stderr)
-        if not complete:
-            print("Stopped; the same command goes on from there.", file=sys.stderr)
-            return 130
-        if args.push_to_hub:
-            push(args.output, args.push_to_hub)
-    except ValueError as error:
-        print(f"create_dataset: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError:
-        print("create_dataset: Out of memory. Choose a smaller --batch-size or --resolution.", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = error.filename or args.output
-        print(
-            f"create_dataset: {where}: {error.strerror or error}. What is complete is kept; the same command goes on "
-            f"from there.",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:  # before the first batch
-        print("Stopped.", file=sys.stderr)
-        return 130
+    settings = _settings(args)
+    store, skipped, complete = create(settings, args.output, args.batch_size, args.engine, args.workers, command)
+    print(
+        f"{len(store.pairs)} pairs of {len({k[0] for k in store.pairs})} photographs in {args.output}; "
+        f"{_discarded_share(store):.1%} of the generated images were discarded, "
+        f"{len(store.discarded)} samples given up after {MAX_ATTEMPTS}."
+    )
+    if skipped:
+        files = listing([f"{path}: {reason}" for path, reason in skipped])
+        print(f"{len(skipped)} files were skipped:{files}", file=sys.stderr)
+    if not complete:
+        raise KeyboardInterrupt
+    if args.push_to_hub:
+        push(args.output, args.push_to_hub)
     return 0
 
 

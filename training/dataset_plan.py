@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,9 @@ from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.pipeline import MIN_SIDE
 from runtime.errors import UserError
 from runtime.images import SUFFIXES, files_below, image_size, open_image
+from training.command_line import listing
 from training.dataset_store import AppendLog
+from training.json_lines import json_lines
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def find_photos(
 
     Args:
         degradations: to make, of photographs that do not have them.
-        working_size: (height, width) to those at which the model works; a ValueError if it cannot.
+        working_size: (height, width) to those at which the model works; a UserError if it cannot.
 
     Returns:
         (photographs in the order of their paths, (path, why not) of the other files).
@@ -81,7 +82,7 @@ def find_photos(
             if min(size) < MIN_SIDE:
                 raise UserError(f"the image is {width} x {height} pixels, too long and narrow")
             photos.append(Photo(path, size, frozenset(degradations) - has.pop(path, frozenset())))
-        except ValueError as error:
+        except UserError as error:
             skipped.append((path, str(error).rstrip(".")))
     skipped += [(path, "in the metadata, but not in the folder") for path in has if path not in files]
     if not photos:
@@ -92,38 +93,35 @@ def find_photos(
 
 def _degradations_there(folder: Path) -> dict[str, frozenset[str]]:
     """File name -> degradations that its own data set provides, from metadata.jsonl or metadata.csv."""
-    rows: Iterable[tuple[int, dict[str, Any]]] = ()
-    file = folder / "metadata.jsonl"
+    file, table, faults = folder / "metadata.jsonl", folder / "metadata.csv", []
+    rows: Iterable[tuple[str, dict[str, Any]]] = ()
     if file.is_file():
-        rows = _json_lines(file)
-    elif (folder / "metadata.csv").is_file():
-        file = folder / "metadata.csv"
-        with file.open(newline="", encoding="utf-8") as handle:
-            rows = list(enumerate(csv.DictReader(handle), 2))
+        rows = json_lines(file, faults)
+    elif table.is_file():
+        try:
+            with table.open(newline="", encoding="utf-8-sig") as handle:
+                rows = [(f"{table}, line {number}", row) for number, row in enumerate(csv.DictReader(handle), 2)]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{table} is not a CSV file in UTF-8.") from error
     there = {}
-    for number, row in rows:
+    for where, row in rows:
         if row.get("file_name") and row.get("degradations"):
-            names = row["degradations"]
+            name, degradations = row["file_name"], row["degradations"]
+            degradations = degradations.split() if isinstance(degradations, str) else degradations
+            if not isinstance(name, str) or not isinstance(degradations, list):
+                faults.append(f"{where}: file_name must be text, and degradations a list.")
+                continue
             try:
-                names = names.split() if isinstance(names, str) else names
-                there[row["file_name"]] = frozenset(get_degradation(name).name for name in names)
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{file}, line {number}: {error}") from error
+                there[name] = frozenset(get_degradation(degradation).name for degradation in degradations)
+            except UserError as error:
+                faults.append(f"{where}: {error}")
+    _refuse(faults)
     return there
 
 
-def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) for every line of a JSONL file that is not empty."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    row = None
-                if not isinstance(row, dict):
-                    raise UserError(f"{file}, line {number} is not a JSON object.")
-                yield number, row
+def _refuse(faults: list[str]) -> None:
+    if faults:
+        raise UserError(f"There is something wrong in what is said of the photographs:{listing(faults)}")
 
 
 def with_captions(photos: list[Photo], source: str, clean: Path, log: AppendLog) -> list[Photo]:
@@ -140,14 +138,18 @@ def with_captions(photos: list[Photo], source: str, clean: Path, log: AppendLog)
             for photo in tqdm(missing, desc="captions", unit="photo"):
                 try:
                     image = _read(clean, photo)
-                except ValueError:  # it is reported when its turn comes
+                except UserError:  # it is reported when its turn comes
                     continue
                 captions[photo.path] = captioner.caption([image])[0]
                 log.append({"file_name": photo.path, "caption": captions[photo.path]})
     else:
         if not Path(source).is_file():
             raise UserError(f"There is no file of captions {source}.")
-        captions = {row.get("file_name"): str(row.get("caption") or "") for _, row in _json_lines(Path(source))}
+        faults: list[str] = []
+        captions = {
+            str(row.get("file_name")): str(row.get("caption") or "") for _, row in json_lines(Path(source), faults)
+        }
+        _refuse(faults)
         if not any(photo.path in captions for photo in photos):
             raise UserError(f"{source} has no caption for any photograph; file_name must be the path below {clean}.")
     return [replace(photo, caption=captions.get(photo.path, "")) for photo in photos]
@@ -177,7 +179,7 @@ def read(clean: Path, batch: Batch) -> list[np.ndarray | str]:
 def _read_or_reason(clean: Path, photo: Photo) -> np.ndarray | str:
     try:
         return np.asarray(_read(clean, photo))
-    except ValueError as error:
+    except UserError as error:
         return str(error).rstrip(".")
 
 

@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import tarfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from PIL import Image
 
 from gendeg.degradations import DEGRADATIONS
 from runtime.errors import UserError
+from runtime.files import UNFINISHED, write_whole, writing
+from training.json_lines import json_lines
 
 PAIRS_PER_SHARD = 1000
-PARTIAL = ".partial"  # ending of files that are being written
 Key = tuple[str, str, int]  # source file, degradation, copy: what names a sample
 
 
@@ -47,21 +49,6 @@ def image_name(source_file: str) -> str:
     return f"{re.sub('[^0-9A-Za-z_-]', '_', Path(source_file).stem)[:60]}-{digest[:10]}"
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there completely or not at all, whatever happens meanwhile."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def write_pair(output: Path, row: dict[str, Any], degraded: np.ndarray, clean: np.ndarray) -> None:
     """Store the images, uint8 [H, W, 3], that a row names; a ground truth that is there already stays."""
     for name, array in (("clean_file_name", clean), ("file_name", degraded)):
@@ -69,7 +56,7 @@ def write_pair(output: Path, row: dict[str, Any], degraded: np.ndarray, clean: n
         if name == "file_name" or not path.exists():
             file = io.BytesIO()
             Image.fromarray(array).save(file, "PNG")
-            write_whole(path, file.getvalue())
+            write_whole(path, file.getvalue(), writer=f".{uuid.uuid4().hex}")  # on Ray, several write a clean one
 
 
 class AppendLog:
@@ -82,23 +69,27 @@ class AppendLog:
         """All whole lines.
 
         Raises:
-            UserError: if a whole line is not JSON.
+            UserError: if a whole line is no JSON object.
         """
         if not self.path.exists():
             return []
         content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            os.truncate(self.path, len(whole))
-        try:
-            return [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise UserError(f"{self.path} is damaged. Choose another output folder.") from error
+        whole = content.rfind(b"\n") + 1
+        if content[whole:].rstrip().endswith(b"}"):  # whole, by someone whose editor ends no last line
+            with writing(self.path), self.path.open("ab") as file:
+                file.write(b"\n")
+        elif whole < len(content):
+            os.truncate(self.path, whole)
+        faults: list[str] = []
+        rows = [row for _, row in json_lines(self.path, faults)]
+        if faults:
+            raise UserError(f"{faults[0]} The file is damaged: remove that line; what it stood for is made again.")
+        return rows
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add a line; it is on the disk when this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
+        with writing(self.path), self.path.open("ab") as file:
             file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -128,7 +119,7 @@ class PairStore:
         self._log = AppendLog(output / ".progress" / "log.jsonl")
         self._check(settings)
         self.packed = self.shards and (output / "README.md").exists()
-        for partial in output.rglob(f"*{PARTIAL}"):
+        for partial in output.rglob(UNFINISHED):
             partial.unlink()
         there = self._images()
         for entry in self._log.read():
@@ -138,7 +129,10 @@ class PairStore:
     def _check(self, settings: dict[str, Any]) -> None:
         file = self.output / ".progress" / "settings.json"
         if file.is_file() and self._log.path.exists():
-            before = json.loads(file.read_text())
+            try:
+                before = dict(json.loads(file.read_bytes()))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{file} is damaged. Choose another output folder.") from error
             other = [name for name in settings if before.get(name) != settings[name]]
             if other:
                 made = ", ".join(f"--{name.replace('_', '-')} {_spelled(before.get(name))}" for name in other)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,10 @@ from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
 from restorers.metrics import psnr, ssim
 from restorers.registry import Restorer, available, load_restorer
-from runtime.images import open_image
+from runtime.errors import UserError
+from runtime.files import write_whole
+from runtime.images import open_image, write_image
+from training.command_line import command_line
 from training.photos import Photos, centre_square, resize_short_side
 from training.simulators.matching import simulate
 from training.structure_correction import one_step
@@ -286,6 +290,7 @@ def tile(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
     return sheet
 
 
+@command_line
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
@@ -299,19 +304,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.output and not args.output.parent.is_dir():
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
-    try:
-        files = Photos(args.photos).files
-        if args.what.startswith("restorers"):
-            model = _restorers(args.restorers)
-        else:
-            model = load_pipeline(args.model)
-    except ValueError as error:
-        parser.error(str(error))
+    files = Photos(args.photos).files
+    model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
     if args.what == "restorers-sheet":
         if not files:
             parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
         chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
-        restorers_sheet(model, chosen).save(args.output or "sheet.png", quality=95)
+        write_image(restorers_sheet(model, chosen), args.output or "sheet.png")
         return
     photos = evaluation_squares(args.photos)[: args.limit]
     if args.what in sheets:
@@ -319,7 +318,7 @@ def main() -> None:
         if len(photos) < len(DEGRADATIONS) or (args.choose and len(photos) > len(DEGRADATIONS)):
             parser.error(f"A sheet shows {len(DEGRADATIONS)} photographs, one for each row; here are {len(photos)}.")
         sheet = contact_sheet if args.what == "sheet" else structure_sheet
-        sheet(model, photos).save(args.output or "sheet.png", quality=95)
+        write_image(sheet(model, photos), args.output or "sheet.png")
         return
     if args.what == "restorers":
         result = evaluate_restorers(model, photos)
@@ -333,19 +332,19 @@ def main() -> None:
     if args.output:
         # JSON knows no infinity, the PSNR of an image that is left as it was.
         finite = {n: {c: v if math.isfinite(v) else None for c, v in row.items()} for n, row in result.items()}
-        args.output.write_text(json.dumps(finite, indent=1) + "\n")
+        write_whole(args.output, (json.dumps(finite, indent=1) + "\n").encode())
 
 
 def _chosen(photos: Sequence[Any], choose: list[int]) -> list[Any]:
     if not all(0 <= i < len(photos) for i in choose):
-        raise SystemExit(f"--choose takes numbers from 0 to {len(photos) - 1}, of {len(photos)} photographs.")
+        raise UserError(f"--choose takes numbers from 0 to {len(photos) - 1}, of {len(photos)} photographs.")
     return [photos[i] for i in choose]
 
 
 def _restorers(names: list[str] | None) -> list[Restorer]:
     names = names or list(available())
     if not names:
-        raise SystemExit("There are no restorers yet. Train one, or name a file with --restorers.")
+        raise UserError("There are no restorers yet. Train one, or name a file with --restorers.")
     restorers = [load_restorer(name) for name in names]
     called = [restorer.name for restorer in restorers]
     for restorer, name in zip(restorers, names, strict=True):
@@ -355,4 +354,4 @@ def _restorers(names: list[str] | None) -> list[Restorer]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

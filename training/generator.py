@@ -9,6 +9,7 @@ folder. Training runs in stages of growing image size, each of which starts from
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,18 +29,12 @@ from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler, bridge_times
 from runtime.errors import UserError
+from runtime.files import whole_file
 from training import stable_diffusion
 from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator
 from training.codec import to_model_range
-from training.loop import (
-    FIRST_STAGE,
-    LoopSettings,
-    processes,
-    read_recipe,
-    stages_to_train,
-    train,
-    unless_a_later_stage_began,
-)
+from training.command_line import FIRST_STAGE, command_line, read_recipe, stages_to_train
+from training.loop import LoopSettings, processes, train, unless_a_later_stage_began
 from training.pairs import PHRASES, ConditionDropout, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 from training.pipeline_folder import write_pipeline
@@ -177,9 +172,20 @@ def encode_pairs(
         PHRASES.
     """
     with processes().main_process_first():
-        if not file.exists():
+        if not _is_whole(file):
             _encode_pairs(codec, arrays, file, recoloured_share)
     return torch.load(file, weights_only=True, mmap=True)
+
+
+def _is_whole(file: Path) -> bool:
+    if not file.exists():
+        return False
+    try:
+        torch.load(file, weights_only=True, mmap=True)
+    except Exception:  # torch raises almost anything on damaged files
+        print(f"{file} is damaged: the pairs are encoded anew.")
+        return False
+    return True
 
 
 @torch.no_grad()
@@ -202,9 +208,8 @@ def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path, 
         encoded[name] = torch.cat(parts)
     encoded |= {name: torch.from_numpy(np.array(arrays[name])) for name in ("mu", "sigma")}
     encoded |= {name: torch.from_numpy(np.array(arrays[name])).long() for name in ("degradation", "phrase")}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(encoded, file.with_suffix(".partial"))
-    file.with_suffix(".partial").rename(file)
+    with whole_file(file) as part:
+        torch.save(encoded, part)
     codec.to("cpu")
 
 
@@ -278,6 +283,7 @@ class BridgeLoss:
 # ----------------------------------------------------------------------------------------------------------- main
 
 
+@command_line
 def main() -> None:
     options = {
         "--codec": {"type": Path, "help": "folder of the trained codec"},
@@ -287,15 +293,12 @@ def main() -> None:
         "--push-to-hub": {"metavar": "OWNER/NAME", "help": "upload the result there"},
     }
     recipe, args = read_recipe(__doc__, options)
-    try:
-        if args.push_to_hub:
-            check_repository(args.push_to_hub)
-        run = stable_diffusion.run if "stable_diffusion" in recipe else run_bridge
-        run(recipe, args)
-        if args.push_to_hub and processes().is_main_process:
-            push_folder(args.output / "pipeline", args.push_to_hub)
-    except ValueError as error:
-        raise SystemExit(f"generator: {error}") from error
+    if args.push_to_hub:
+        check_repository(args.push_to_hub)
+    run = stable_diffusion.run if "stable_diffusion" in recipe else run_bridge
+    run(recipe, args)
+    if args.push_to_hub and processes().is_main_process:
+        push_folder(args.output / "pipeline", args.push_to_hub)
 
 
 def run_bridge(recipe: dict[str, Any], args: argparse.Namespace) -> None:
@@ -379,4 +382,4 @@ def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,6 @@ the samples that a step takes, so a run may go on with another number.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 import os
@@ -22,17 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env, set_seed
 from diffusers.training_utils import EMAModel
+from safetensors import safe_open
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from runtime.errors import UserError
+from runtime.files import files_to_disk, whole_file, writing
+from runtime.memory import is_out_of_memory
 from runtime.torchvision_free import import_module
-from training.photos import Photos
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,25 @@ def train(
         accelerator.wait_for_everyone()
 
     def checkpoint() -> None:
+        partial = output / "checkpoint.partial"
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            shutil.rmtree(output / "checkpoint.partial", ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(output / "checkpoint.partial"))
+        try:
+            with writing(partial):
+                accelerator.save_state(str(partial))
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            files_to_disk(partial)
             # The old checkpoint goes only when the new one is whole; _resume knows both names.
             shutil.rmtree(output / "checkpoint.previous", ignore_errors=True)
             if (output / "checkpoint").exists():
                 (output / "checkpoint").rename(output / "checkpoint.previous")
-            (output / "checkpoint.partial").rename(output / "checkpoint")
+            partial.rename(output / "checkpoint")
             shutil.rmtree(output / "checkpoint.previous", ignore_errors=True)
         with_averaged_weights(lambda: save(model))
 
@@ -231,10 +239,37 @@ def _learning_rate_factor(step: int, settings: LoopSettings) -> float:
 
 
 def _resume(accelerator: Accelerator, output: Path) -> None:
-    for name in ("checkpoint", "checkpoint.previous"):
-        if (output / name).is_dir():
-            accelerator.load_state(str(output / name))
+    """Take up the newest whole checkpoint.
+
+    Raises:
+        UserError: if it is one of another model.
+    """
+    found = [output / name for name in ("checkpoint", "checkpoint.previous") if (output / name).is_dir()]
+    for checkpoint in found:
+        if _is_whole(checkpoint):
+            try:
+                accelerator.load_state(str(checkpoint))
+            except (RuntimeError, ValueError, KeyError) as error:
+                if is_out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"{output} holds the training of a model of other sizes. Choose another --output."
+                ) from error
             return
+    if found and accelerator.is_main_process:
+        print(f"{found[0]} is damaged: this training starts anew.")
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all files that take a training up can be read."""
+    try:
+        with safe_open(checkpoint / "model.safetensors", "pt"):  # it checks that the file is as long as it says
+            pass
+        for name in ("optimizer.bin", *(f"custom_checkpoint_{number}.pkl" for number in range(3))):
+            torch.load(checkpoint / name, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:  # the libraries raise almost anything on damaged files
+        return False
+    return True
 
 
 class Interruption:
@@ -262,10 +297,16 @@ def _asked_anywhere(interruption: Interruption, accelerator: Accelerator) -> boo
     return accelerator.check_trigger()
 
 
+def write_csv(file: Path, rows: list[list[Any]]) -> None:
+    """Write a CSV file, whole or not at all."""
+    with whole_file(file) as part, part.open("w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows(rows)
+
+
 class _Log:
     """A CSV file of averages since the last row, over all processes' samples.
 
-    A resumed run drops the rows it is about to write again.
+    A resumed run drops the rows it is about to write again, and damaged ones.
     """
 
     def __init__(self, file: Path, step: int, accelerator: Accelerator):
@@ -273,10 +314,15 @@ class _Log:
         self.sums: dict[str, torch.Tensor] = {}
         self.count, self.started, self.last_step = 0, time.monotonic(), step
         if accelerator.is_main_process and file.exists():
-            with file.open(newline="") as handle:
-                header, *rows = list(csv.reader(handle)) or [[]]
-            with file.open("w", newline="") as handle:
-                csv.writer(handle).writerows([header, *(row for row in rows if int(row[0]) <= step)])
+            header, *rows = list(csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines())) or [[]]
+            whole = [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
+            if len(whole) < len(rows) or header[:1] != ["step"]:
+                print(f"{file} is damaged: it is left with {len(whole)} whole rows.")
+            kept = [row for row in whole if int(row[0]) <= step]
+            if kept:
+                write_csv(file, [header, *kept])
+            else:
+                file.unlink()
 
     def add(self, **numbers: torch.Tensor) -> None:
         for name, value in numbers.items():
@@ -291,7 +337,7 @@ class _Log:
         self.sums, self.count, self.started, self.last_step = {}, 0, time.monotonic(), step
         if self.accelerator.is_main_process:
             new = not self.file.exists()
-            with self.file.open("a", newline="") as handle:
+            with writing(self.file), self.file.open("a", newline="", encoding="utf-8") as handle:
                 writer = csv.DictWriter(handle, fieldnames=list(row))
                 if new:
                     writer.writeheader()
@@ -299,56 +345,7 @@ class _Log:
         return row
 
 
-FIRST_STAGE = {
-    "--first-stage": {"type": int, "default": 1, "help": "leave out the stages before, which --initial has behind it"}
-}
-
-
-def stages_to_train(recipe: dict[str, Any], args: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
-    """A recipe's stages from `args.first_stage` on, each with its number; numbers start at 1."""
-    stages = list(enumerate(recipe["stages"], 1))
-    if not 1 <= args.first_stage <= len(stages):
-        raise SystemExit(f"--first-stage {args.first_stage}: the recipe has the stages 1 to {len(stages)}.")
-    if args.first_stage > 1 and not args.initial:
-        raise SystemExit("--first-stage leaves out what trained weights have behind them: name these with --initial.")
-    return stages[args.first_stage - 1 :]
-
-
 def unless_a_later_stage_began(save: Callable[[Any], None], output: Path, number: int) -> Callable[[Any], None]:
     """`save`, or nothing if what a later stage of the same run saved would be replaced by older weights."""
     later = any(int(folder.name.removeprefix("stage-")) > number for folder in output.glob("stage-*"))
     return (lambda model: None) if later else save
-
-
-def read_recipe(
-    description: str, options: dict[str, dict[str, Any]] | None = None
-) -> tuple[dict[str, Any], argparse.Namespace]:
-    """The command line that every training script has: a recipe, where photographs are, where results go.
-
-    Args:
-        description: for --help.
-        options: further options, name -> arguments of `add_argument`.
-
-    Returns:
-        (the recipe, the parsed arguments).
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="YAML file, see training/recipes")
-    parser.add_argument("--photos", type=Path, help="folder of clean photographs (default: procedural scenes)")
-    parser.add_argument("--output", type=Path, help="where checkpoints and the model go (default: runs/<recipe>)")
-    for name, arguments in (options or {}).items():
-        parser.add_argument(name, **arguments)
-    args = parser.parse_args()
-    if not args.recipe.is_file():
-        parser.error(f"there is no recipe {args.recipe}")
-    try:
-        recipe = yaml.safe_load(args.recipe.read_text())
-        Photos(args.photos)
-    except yaml.YAMLError as error:
-        parser.error(f"{args.recipe} is not YAML: {error}")
-    except ValueError as error:
-        parser.error(str(error))
-    if not isinstance(recipe, dict):
-        parser.error(f"{args.recipe} is not a recipe; see training/recipes")
-    args.output = args.output or Path("runs") / args.recipe.stem
-    return recipe, args

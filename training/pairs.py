@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.prior import IntensityPrior
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, open_image
+from runtime.files import reserve, whole_file, write_whole
 from training.loop import processes
 from training.photos import Photos
 from training.simulators.matching import simulate_batch
@@ -116,15 +117,14 @@ def stored_pairs(pairs: SimulatedPairs, count: int, parent: str | Path, workers:
 def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int) -> dict[str, np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
-    done = json.loads(state.read_text())["done"] if state.exists() else 0
-    arrays = {}
-    for name, value in pairs[0].items():
-        shape, dtype = (count, *value.shape), value.numpy().dtype
-        file = folder / f"{name}.npy"
-        if file.exists():
-            arrays[name] = np.lib.format.open_memmap(file, mode="r+")
-        else:
-            arrays[name] = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+    fields = {name: (value.numpy().dtype, (count, *value.shape)) for name, value in pairs[0].items()}
+    done = _pairs_done(state, count)
+    if not done or not all(_is_array(folder / f"{name}.npy", *field) for name, field in fields.items()):
+        if state.exists():
+            print(f"{folder} holds a damaged file: its pairs are simulated anew.")
+            state.unlink()
+        done = 0
+    arrays = {name: _open_array(folder / f"{name}.npy", *field) for name, field in fields.items()}
     device = processes().device
     on_cpu = device.type == "cpu"
     chunk = 32 if on_cpu else 32 * len(DEGRADATIONS)
@@ -140,15 +140,46 @@ def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int)
             if done % (chunk * 16) == 0 or done == count:
                 for array in arrays.values():
                     array.flush()
-                state.write_text(json.dumps({"done": done}))
+                write_whole(state, json.dumps({"done": done}).encode())
     return arrays
+
+
+def _pairs_done(state: Path, count: int) -> int:
+    """How many of `count` pairs an earlier run wrote; 0 if its note is missing or damaged."""
+    try:
+        done = json.loads(state.read_bytes())["done"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0
+    return done if isinstance(done, int) and 0 < done <= count else 0
+
+
+def _is_array(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+    """Whether a .npy file is whole and holds such an array."""
+    try:
+        array = np.load(file, mmap_mode="r")  # "r+" would make a file that was cut as long as it should be
+    except (FileNotFoundError, ValueError, EOFError):
+        return False
+    return (array.dtype, array.shape) == (dtype, shape)
+
+
+def _open_array(file: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """A .npy file as an array to write to; there is room on the disk for all of it."""
+    if not _is_array(file, dtype, shape):
+        with whole_file(file) as part:
+            with part.open("wb") as header:
+                facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(header, facts)
+                size = header.tell() + dtype.itemsize * math.prod(shape)
+            reserve(part, size)
+    reserve(file, file.stat().st_size)  # an earlier run may not have
+    return np.lib.format.open_memmap(file, mode="r+")
 
 
 def check_shares(shares: Mapping[str, float]) -> None:
     """Raises: UserError if `shares` names something that is no degradation."""
     unknown = set(shares) - set(DEGRADATIONS)
     if unknown:
-        raise UserError(f"{', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
+        raise UserError(f"shares: {', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
 
 
 class Lottery:
@@ -197,64 +228,6 @@ class StoredPairs:
         return arrays["clean"][i], arrays["degraded"][i]
 
 
-class PairFolder:
-    """Pairs of image files.
-
-    Args:
-        folder: holds a `metadata.jsonl` whose rows name `file_name` and `clean_file_name`, as
-            `training.create_dataset` writes it; or two folders of equally named files, `degraded` (or `input`) and
-            `clean` (or `target`).
-
-    Attributes:
-        files: (clean, degraded) of each pair.
-        rows: what `metadata.jsonl` says of each pair; nothing where there is none.
-
-    Raises:
-        UserError: if it holds neither, or names files that are not there; the message says what was looked for.
-    """
-
-    def __init__(self, folder: str | Path):
-        folder = Path(folder).expanduser()
-        self.files: list[tuple[Path, Path]] = []
-        self.rows: list[dict[str, Any]] = []
-        for metadata in sorted(folder.rglob("metadata.jsonl")):
-            for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{metadata}, line {number}, is not JSON.") from error
-                if not isinstance(row, dict):
-                    raise UserError(f"{metadata}, line {number}, is no JSON object.")
-                if "clean_file_name" in row:
-                    if "file_name" not in row:
-                        raise UserError(f"{metadata}, line {number}, names a clean file but no file_name.")
-                    files = (metadata.parent / row["clean_file_name"], metadata.parent / row["file_name"])
-                    for file in files:
-                        if not file.is_file():
-                            raise UserError(f"{metadata}, line {number}, names {file}, which is not there.")
-                    self.files.append(files)
-                    self.rows.append(row)
-        for degraded_name, clean_name in (("degraded", "clean"), ("input", "target")):
-            for degraded in sorted((folder / degraded_name).glob("*")) if not self.files else ():
-                clean = folder / clean_name / degraded.name
-                if degraded.suffix.lower() in SUFFIXES and clean.is_file():
-                    self.files.append((clean, degraded))
-                    self.rows.append({})
-        if not self.files:
-            raise UserError(
-                f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally named "
-                f"images in degraded/ and clean/ (or input/ and target/)."
-            )
-
-    def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random pair (clean, degraded), uint8 [3, H, W]."""
-        files = self.files[int(rng.integers(len(self.files)))]
-        clean, degraded = (np.asarray(open_image(file)).transpose(2, 0, 1) for file in files)
-        if clean.shape != degraded.shape:
-            raise UserError(f"{files[0]} and {files[1]} are a pair but differ in size.")
-        return clean, degraded
-
-
 class ConditionDropout:
     """Which conditions a sample loses, so that the model learns to do without them (GenDeg, arXiv 2411.17687).
 
@@ -297,7 +270,7 @@ class Crops(Dataset):
 
     def __init__(
         self,
-        sources: list[tuple[StoredPairs | PairFolder, float]],
+        sources: list[tuple[Any, float]],
         crop: int,
         clean_share: float,
         exposure_share: float,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from gendeg.pipeline import GenDegPipeline
+from runtime.files import whole_files
 
 
 def settings_of(pipeline: GenDegPipeline) -> dict[str, Any]:
@@ -26,8 +27,9 @@ def write_pipeline(
         max_shard_size: of a weights file; small ones, as what is kept in the repository has, by default.
     """
     halves = {k: copy.deepcopy(v).half() if isinstance(v, nn.Module) else v for k, v in components.items()}
-    GenDegPipeline(**halves, **settings).save_pretrained(folder, max_shard_size=max_shard_size)
-    for file in folder.glob("*/config.json"):  # where a component was loaded from is nobody's business
-        config = json.loads(file.read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)
-        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with whole_files(folder) as part:
+        GenDegPipeline(**halves, **settings).save_pretrained(part, max_shard_size=max_shard_size)
+        for file in part.glob("*/config.json"):  # where a component was loaded from is nobody's business
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config.pop("_name_or_path", None)
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

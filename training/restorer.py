@@ -6,6 +6,7 @@ from folders (`training.create_dataset` makes them), or both. Training runs in s
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +21,12 @@ from gendeg.degradations import DEGRADATIONS
 from restorers.architectures import NETWORKS
 from restorers.folder import save_restorer
 from restorers.registry import load_restorer
-from training.loop import FIRST_STAGE, LoopSettings, read_recipe, stages_to_train, train, unless_a_later_stage_began
-from training.pairs import Crops, PairFolder, SimulatedPairs, StoredPairs, check_shares, stored_pairs
+from runtime.errors import UserError
+from runtime.files import writing
+from training.command_line import FIRST_STAGE, command_line, read_recipe, stages_to_train
+from training.loop import LoopSettings, train, unless_a_later_stage_began
+from training.pair_folders import PairFolders
+from training.pairs import Crops, SimulatedPairs, StoredPairs, check_shares, stored_pairs
 from training.photos import Photos
 
 _PSNR_FLOOR = 1e-4  # mean squared error, 40 dB: a sample that is better does not count more
@@ -63,28 +68,27 @@ class RestorationLoss:
         return self.loss(output, batch["clean"]).mean(), {"gain": 10 * (before - after).mean()}
 
 
+@command_line
 def main() -> None:
     pairs = {"type": Path, "action": "append", "default": [], "help": "folder of pairs; may be given several times"}
     initial = {"help": "restorer to start from instead of random weights: bundled name, file or folder"}
     recipe, args = read_recipe(__doc__, {"--pairs": pairs, "--initial": initial, **FIRST_STAGE})
     _check(recipe)
-    try:
-        folders = [PairFolder(folder) for folder in args.pairs]
-    except ValueError as error:
-        raise SystemExit(f"--pairs: {error}") from error
-    simulated_share = recipe["simulated_share"] if folders else 1.0
+    real = PairFolders(args.pairs) if args.pairs else None
+    simulated_share = recipe["simulated_share"] if real else 1.0
     torch.manual_seed(recipe["seed"])
     settings = dict(recipe["model"])
     model = NETWORKS[settings.pop("architecture")](**settings)
     if args.initial:
+        initial = load_restorer(args.initial, device="cpu")
         try:
-            model.load_state_dict(load_restorer(args.initial, device="cpu").network.state_dict())
-        except (ValueError, RuntimeError) as error:
-            raise SystemExit(f"{args.initial} is no restorer of the recipe's sizes: {error}") from error
+            model.load_state_dict(initial.network.state_dict())
+        except RuntimeError as error:
+            raise UserError(f"{args.initial} is no restorer of the recipe's sizes: {error}") from error
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{model.architecture}: {parameters / 1e6:.2f} M parameters")
     save = partial(
-        save_restorer,
+        _save,
         folder=args.output / "restorer",
         trained_for=list(DEGRADATIONS),
         recipe=args.recipe.name,
@@ -96,8 +100,8 @@ def main() -> None:
             sets = [_simulated(recipe, stage, args, None, stage["pairs"])]
             sets += [_simulated(recipe, stage, args, *more) for more in stage.get("more_pairs", {}).items()]
             sources.append((StoredPairs(sets, recipe["shares"]), simulated_share))
-        total = sum(len(folder.files) for folder in folders)
-        sources += [(folder, (1 - simulated_share) * len(folder.files) / total) for folder in folders]
+        if real:
+            sources.append((real, 1 - simulated_share))
         data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["exposure_share"], recipe["seed"] + number)
         loss = RestorationLoss(stage["loss"])
         folder = args.output / f"stage-{number}"
@@ -105,22 +109,24 @@ def main() -> None:
         train(model, loss, data, LoopSettings(**stage["loop"]), folder, save_stage)
 
 
+def _save(network: nn.Module, folder: Path, **facts: Any) -> None:
+    with writing(folder):
+        save_restorer(network, folder, **facts)
+
+
 def _check(recipe: dict[str, Any]) -> None:
     """Find what is wrong with a recipe now, not after the stages before it have been trained."""
     parts = ("seed", "workers", "model", "clean_share", "exposure_share", "simulated_share", "shares", "stages")
     missing = [part for part in parts if part not in recipe]
     if missing:
-        raise SystemExit(f"This is no recipe for a restorer: it lacks {', '.join(missing)}.")
+        raise UserError(f"This is no recipe for a restorer: it lacks {', '.join(missing)}.")
     architecture = recipe["model"].get("architecture")
     if architecture not in NETWORKS:
-        raise SystemExit(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
-    try:
-        check_shares(recipe["shares"])
-    except ValueError as error:
-        raise SystemExit(f"shares: {error}") from error
+        raise UserError(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")
+    check_shares(recipe["shares"])
     for stage in recipe["stages"]:
         if stage.get("loss") not in LOSSES:
-            raise SystemExit(f"There is no loss {stage.get('loss')!r}; there are {', '.join(LOSSES)}.")
+            raise UserError(f"There is no loss {stage.get('loss')!r}; there are {', '.join(LOSSES)}.")
 
 
 def _simulated(
@@ -133,4 +139,4 @@ def _simulated(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

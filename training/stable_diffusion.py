@@ -31,10 +31,11 @@ from gendeg.importer import RESOLUTION
 from gendeg.intensity import IntensityProjection, intensity
 from gendeg.pipeline import GenDegPipeline, predict
 from runtime.errors import UserError
-from runtime.images import open_image
+from runtime.images import open_image, write_image
 from training.codec import to_model_range
-from training.loop import LoopSettings, processes, train
-from training.pairs import ConditionDropout, PairFolder
+from training.loop import LoopSettings, processes, train, write_csv
+from training.pair_folders import PairFolders
+from training.pairs import ConditionDropout
 from training.pipeline_folder import settings_of, write_pipeline
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -134,7 +135,7 @@ class Pair(NamedTuple):
 
 
 def read_pairs(folders: list[Path]) -> list[Pair]:
-    """All pairs of the folders (see `PairFolder`), checked for what training needs to know of each.
+    """All pairs of the folders (see `PairFolders`), checked for what training needs to know of each.
 
     A row of `metadata.jsonl` holds `prompt`, or `degradation` and, if there is one, `caption`; and possibly `mu` and
     `sigma` of the pair at the size of training.
@@ -142,20 +143,19 @@ def read_pairs(folders: list[Path]) -> list[Pair]:
     Raises:
         UserError: if a folder holds no pairs, or a pair has no prompt or no sensible intensity.
     """
-    pairs = []
-    for folder in map(PairFolder, folders):
-        for (clean, degraded), row in zip(folder.files, folder.rows, strict=True):
-            try:
-                pairs.append(Pair(str(clean), str(degraded), *_caption_and_phrase(row), *_given_intensity(row)))
-            except ValueError as error:
-                raise UserError(f"{degraded}: {error}") from error
-    return pairs
+    known = PairFolders(folders, check=lambda row: (*_caption_and_phrase(row), *_given_intensity(row)))
+    return [
+        Pair(str(clean), str(degraded), *_caption_and_phrase(row), *_given_intensity(row))
+        for (clean, degraded), row in zip(known.files, known.rows, strict=True)
+    ]
 
 
 def _caption_and_phrase(row: dict[str, Any]) -> tuple[str, str]:
+    if not all(isinstance(row.get(name) or "", str) for name in ("prompt", "caption", "source_dataset")):
+        raise UserError("prompt, caption and source_dataset must be text.")
     if row.get("prompt"):
         return "", row["prompt"]
-    if "degradation" not in row:
+    if row.get("degradation") is None:
         raise UserError("What degradation is it? A row in metadata.jsonl must give its degradation, or a prompt.")
     return row.get("caption") or "", get_degradation(row["degradation"]).phrase_for(row.get("source_dataset"))
 
@@ -174,11 +174,9 @@ def load_pair(pair: Pair, size: int) -> tuple[np.ndarray, np.ndarray, float, flo
         (clean, degraded, mu, sigma): uint8 [3, size, size], and the intensity: the given one, else that of these.
 
     Raises:
-        UserError: if an image cannot be read, or the two differ in size.
+        UserError: if an image cannot be read.
     """
     images = [open_image(file) for file in (pair.clean, pair.degraded)]
-    if images[0].size != images[1].size:
-        raise UserError(f"{pair.clean} and {pair.degraded} are a pair but differ in size.")
     arrays = [np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1) for image in images]
     mu, sigma = map(float, intensity(*(torch.from_numpy(array / np.float32(255))[None] for array in arrays)))
     return *arrays, mu if pair.mu is None else pair.mu, sigma if pair.sigma is None else pair.sigma
@@ -302,17 +300,15 @@ class Validation:
             float((values - torch.tensor(asked)).abs().mean())
             for values, asked in zip(reached, (self.mu, self.sigma), strict=True)
         ]
-        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "intensity.csv"
         rows = [["step", "mu_error", "sigma_error"]]
         if file.exists():  # a resumed run may come to a step once more
-            with file.open(newline="") as handle:
-                rows += [row for row in csv.reader(handle) if row[0].isdigit() and int(row[0]) < step]
-        with file.open("w", newline="") as handle:
-            csv.writer(handle).writerows([*rows, [step, *(f"{error:.6f}" for error in errors)]])
+            lines = csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines())
+            rows += [row for row in lines if len(row) == 3 and row[0].isdecimal() and int(row[0]) < step]
+        write_csv(file, [*rows, [step, *(f"{error:.6f}" for error in errors)]])
         images = torch.stack([*self.images, generated.cpu()])  # [3, B, 3, H, W]
         sheet = images.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-        Image.fromarray((sheet * 255).round().byte().numpy()).save(self.folder / f"{step:07}.jpg", quality=90)
+        write_image(Image.fromarray((sheet * 255).round().byte().numpy()), self.folder / f"{step:07}.jpg")
 
 
 # ----------------------------------------------------------------------------------------------------------- main

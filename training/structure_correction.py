@@ -9,6 +9,7 @@ module in it.
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from gendeg.checkpoints import load_pipeline
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler
 from gendeg.structure_correction import StructureCorrection
-from training.loop import LoopSettings, read_recipe, train
+from training.command_line import command_line, read_recipe
+from training.loop import LoopSettings, train
 from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 from training.pipeline_folder import settings_of, write_pipeline
@@ -116,6 +118,7 @@ class CorrectionLoss:
         return loss, {"gain_of_the_easy_30_percent": gain.sum() / (batch["ease"] >= 0.7).sum().clamp(min=1)}
 
 
+@command_line
 def main() -> None:
     recipe, args = read_recipe(
         __doc__, {"--model": {"default": "compact", "help": "bundled name, folder or Hub repository"}}
@@ -143,4 +146,4 @@ def save_pipeline(module: StructureCorrection, pipeline: GenDegPipeline, folder:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

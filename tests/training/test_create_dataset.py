@@ -25,7 +25,7 @@ from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior
 from training import create_dataset
 from training.dataset_store import AppendLog, image_name
-from training.pairs import PairFolder
+from training.pair_folders import PairFolders
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_read_as_imagefolder_and_as_training_pairs(made: Path, tmp_path: Path) -
     np.testing.assert_array_equal(np.asarray(first["clean"]), pixels(made / "train" / row["clean_file_name"]))
     assert first["mu_reached"] == row["mu_reached"]
     assert len(datasets.load_dataset(str(made), cache_dir=str(tmp_path))["train"]) == len(rows(made))  # by the card
-    pairs = PairFolder(made)
+    pairs = PairFolders([made])
     assert len(pairs.files) == len(rows(made))
     clean, degraded = pairs.pair(np.random.default_rng(0))
     assert clean.shape == degraded.shape and clean.dtype == np.uint8 and (clean != degraded).any()

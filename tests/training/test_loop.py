@@ -1,9 +1,13 @@
 import csv
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+from runtime.errors import UserError
+from tests.runtime.test_files import full_disk
 from training.loop import LoopSettings, train, unless_a_later_stage_began
 
 
@@ -74,6 +78,78 @@ def test_a_stop_while_saving_loses_nothing(tmp_path):
     _run(tmp_path, 30)
     steps = [int(row["step"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
     assert steps == [5, 10, 15, 20, 25, 30]
+
+
+def _half(folder):
+    """A run of 20 steps that ends after its checkpoint at 10."""
+    with pytest.raises(KeyboardInterrupt):
+        _run(folder, 20, stop_at=13)
+
+
+def _steps(folder):
+    return [int(row["step"]) for row in csv.DictReader((folder / "log.csv").open())]
+
+
+@pytest.mark.parametrize("left", [0, 100, -1, None])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys, name, left):
+    """For the one before if there is one, else for a new start."""
+    expected = _run(tmp_path / "whole", 20)
+    for previous in (True, False):
+        folder = tmp_path / f"{previous}"
+        _half(folder)
+        if previous:
+            shutil.copytree(folder / "checkpoint", folder / "checkpoint.previous")
+        file = folder / "checkpoint" / name
+        file.unlink() if left is None else file.write_bytes(file.read_bytes()[:left])
+        assert _run(folder, 20) == pytest.approx(expected, abs=1e-6)
+        told = "" if previous else f"{folder / 'checkpoint'} is damaged: this training starts anew.\n"
+        assert capsys.readouterr().out == told
+        assert _steps(folder) == [5, 10, 15, 20]
+
+
+def test_a_checkpoint_of_another_model_is_not_overwritten(tmp_path):
+    _run(tmp_path, 10)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "checkpoint").iterdir()}
+    settings = LoopSettings(steps=10, batch_size=4, learning_rate=0.1)
+    with pytest.raises(UserError, match="of other sizes"):
+        train(torch.nn.Linear(7, 7), _loss, _Line(), settings, tmp_path, lambda m: None)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "checkpoint").iterdir()} == before
+
+
+@pytest.mark.parametrize("damage", ["\n", "7,0.1\n", "13,0.1,0.2", "\x00\x00\x00", "x,1,1,1,1\n"])
+def test_damaged_lines_of_the_log_are_dropped(tmp_path, capsys, damage):
+    _run(tmp_path, 10)
+    log = tmp_path / "log.csv"
+    log.write_text(log.read_text() + damage)
+    _run(tmp_path, 20)
+    assert _steps(tmp_path) == [5, 10, 15, 20]
+    assert capsys.readouterr().out == f"{log} is damaged: it is left with 2 whole rows.\n"
+
+
+@pytest.mark.parametrize("content", ["", "\n", "step,lo", "step,lo\n5,0.1,0.2,0.3,0.4\n"])
+def test_a_log_without_its_header_is_begun_anew(tmp_path, capsys, content):
+    _run(tmp_path, 10)
+    (tmp_path / "log.csv").write_text(content)
+    _run(tmp_path, 20)
+    assert _steps(tmp_path) == [15, 20]
+
+
+def test_a_full_disk_leaves_the_last_whole_checkpoint(tmp_path, capsys):
+    """Whichever file is the one that does not fit. (capsys: what goes to a file of pytest has no limit.)"""
+    expected = _run(tmp_path / "whole", 20)
+    full = []
+    for size in (10, "a part of a line", 400, 2000):
+        folder = tmp_path / str(size)
+        _half(folder)
+        size = (folder / "log.csv").stat().st_size + 20 if isinstance(size, str) else size
+        with full_disk(size), pytest.raises(OSError) as told:
+            _run(folder, 20)
+        full.append(Path(told.value.filename).relative_to(folder).as_posix())
+        assert not (folder / "checkpoint.partial").exists()
+        assert _run(folder, 20) == pytest.approx(expected, abs=1e-6)
+        assert _steps(folder) == [5, 10, 15, 20]
+    assert full == ["log.csv", "log.csv", "checkpoint.partial", "checkpoint.partial"]
 
 
 def test_a_finished_stage_does_not_replace_what_a_later_one_saved(tmp_path):

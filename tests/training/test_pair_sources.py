@@ -1,66 +1,12 @@
-"""Where restorers' training pairs come from: stored ones, folders, and the crops taken of them."""
+"""Where restorers' training pairs come from: stored ones, and the crops taken of them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from training.pairs import Crops, Lottery, PairFolder, StoredPairs
-
-
-def _image(seed, size=(40, 50)):
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-
-
-def _write(path, seed, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_image(seed, **options)).save(path)
-
-
-@pytest.fixture(params=["metadata", "degraded", "input"])
-def folder(request, tmp_path):
-    """Three pairs; the clean images are 0, 1, 2, the degraded ones 10, 11, 12."""
-    for i in range(3):
-        if request.param == "metadata":
-            _write(tmp_path / "train" / "rain" / f"{i}.png", 10 + i)
-            _write(tmp_path / "train" / "clean" / f"{i}.png", i)
-            row = {"file_name": f"rain/{i}.png", "clean_file_name": f"clean/{i}.png", "mu": 0.1}
-            with (tmp_path / "train" / "metadata.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        else:
-            other = {"degraded": "clean", "input": "target"}[request.param]
-            _write(tmp_path / request.param / f"{i}.png", 10 + i)
-            _write(tmp_path / other / f"{i}.png", i)
-    return tmp_path
-
-
-def test_pairs_of_a_folder_belong_together(folder):
-    source = PairFolder(folder)
-    assert len(source.files) == 3
-    seen = set()
-    for seed in range(20):
-        clean, degraded = source.pair(np.random.default_rng(seed))
-        number = next(i for i in range(3) if np.array_equal(clean.transpose(1, 2, 0), _image(i)))
-        assert np.array_equal(degraded.transpose(1, 2, 0), _image(10 + number))
-        seen.add(number)
-    assert seen == {0, 1, 2}
-
-
-def test_a_folder_without_pairs_is_refused(tmp_path):
-    _write(tmp_path / "degraded" / "a.png", 0)
-    _write(tmp_path / "clean" / "b.png", 1)
-    with pytest.raises(ValueError, match="No pairs in"):
-        PairFolder(tmp_path)
-
-
-def test_pairs_of_different_sizes_are_refused(tmp_path):
-    _write(tmp_path / "degraded" / "a.png", 0)
-    _write(tmp_path / "clean" / "a.png", 1, size=(30, 30))
-    with pytest.raises(ValueError, match="differ in size"):
-        PairFolder(tmp_path).pair(np.random.default_rng(0))
+from training.pairs import Crops, Lottery, StoredPairs
 
 
 def _stored(count=8, size=32):

@@ -10,6 +10,7 @@ from torch.utils.data import default_collate
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
+from tests.runtime.test_files import full_disk
 from training.generator import encode_pairs
 from training.pairs import PHRASES, SimulatedPairs, _simulated, stored_pairs
 from training.photos import Photos
@@ -94,6 +95,71 @@ def test_storing_resumes(tmp_path):
         np.testing.assert_array_equal(
             arrays["clean"][index], np.random.default_rng(index).integers(0, 256, (3, 4, 4), dtype=np.uint8)
         )
+
+
+class _Numbered(SimulatedPairs):
+    """Pairs that tell their index, and how many were made."""
+
+    made = 0
+
+    def __getitem__(self, index):
+        _Numbered.made += 1
+        return {"clean": torch.full((3, 8, 8), index % 251, dtype=torch.uint8), "mu": torch.tensor(float(index))}
+
+
+def _store_numbered(folder):
+    _Numbered.made = 0
+    arrays = stored_pairs(_Numbered(Photos(), 8), 600, folder, workers=0)
+    assert arrays["mu"].tolist() == list(range(600))
+    assert all((image == i % 251).all() for i, image in enumerate(arrays["clean"]))
+
+
+@pytest.mark.parametrize("name", ["state.json", "clean.npy", "mu.npy"])
+@pytest.mark.parametrize("left", [0, 11, -1, None])
+def test_damaged_files_are_made_anew(tmp_path, capsys, name, left):
+    _store_numbered(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert not capsys.readouterr().out
+    _store_numbered(tmp_path)
+    assert _Numbered.made == 1, "all there"
+    file = folder / name
+    file.unlink() if left is None else file.write_bytes(file.read_bytes()[:left])
+    _store_numbered(tmp_path)
+    assert _Numbered.made > 600
+    said = capsys.readouterr().out.splitlines()
+    note_is_gone = (name, left) == ("state.json", None)
+    assert said == ([] if note_is_gone else [f"{folder} holds a damaged file: its pairs are simulated anew."])
+
+
+@pytest.mark.parametrize("state", ["[]", "{}", '{"done": "600"}', '{"done": 601}', '{"done": -5}', "null"])
+def test_a_note_that_cannot_be_true_is_not_believed(tmp_path, state):
+    _store_numbered(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / "state.json").write_text(state)
+    _store_numbered(tmp_path)
+    assert _Numbered.made > 600
+
+
+def test_a_disk_without_room_for_all_pairs_is_told_before_they_are_simulated(tmp_path):
+    with full_disk(50_000), pytest.raises(OSError) as told:
+        _store_numbered(tmp_path)
+    assert told.value.filename.endswith("clean.npy") and _Numbered.made == 1
+    (folder,) = tmp_path.iterdir()
+    assert not list(folder.iterdir()), "and nothing takes up its last room"
+    _store_numbered(tmp_path)
+    assert (folder / "clean.npy").stat().st_blocks * 512 >= 600 * 3 * 8 * 8
+
+
+@pytest.mark.parametrize("left", [0, 100, -1])
+def test_damaged_latents_are_encoded_anew(tmp_path, capsys, left):
+    arrays = {name: np.full((6, 3, 16, 16), 90, dtype=np.uint8) for name in ("clean", "degraded")}
+    arrays |= {name: np.zeros(6, dtype=np.float32) for name in ("mu", "sigma", "degradation", "phrase")}
+    codec, file = PatchCodec(latent_channels=8, width=8, depth=1), tmp_path / "latents.pt"
+    first = {name: values.clone() for name, values in encode_pairs(codec, arrays, file).items()}
+    file.write_bytes(file.read_bytes()[:left])
+    again = encode_pairs(codec, arrays, file)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert capsys.readouterr().out == f"{file} is damaged: the pairs are encoded anew.\n"
 
 
 def test_pairs_of_other_photographs_are_not_taken_for_these(tmp_path):

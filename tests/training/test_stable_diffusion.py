@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from gendeg import importer, load_pipeline
 from gendeg.importer import FULL_SIZE, NOISE_SCHEDULE
+from runtime.errors import UserError
 from training import generator
 from training.pairs import ConditionDropout
 from training.stable_diffusion import NoiseLoss, PromptedPairs, initial_pipeline, load_pair, read_pairs
@@ -84,7 +86,7 @@ def pairs(tmp_path_factory):
 def command(tmp_path, monkeypatch):
     """Run `python -m training.generator` with the shipped recipe, its numbers made small."""
 
-    def run(*arguments, **changed):
+    def run(*arguments, code=0, **changed):
         recipe = yaml.safe_load(RECIPE.read_text())
         loop = {"batch_size": 4, "gradient_accumulation": 2, "workers": 0, "log_every": 1, "validate_every": 2}
         recipe |= {"size": SIZE, "validation_pairs": 2}
@@ -92,7 +94,7 @@ def command(tmp_path, monkeypatch):
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         output = ["--output", str(tmp_path / "run")]
         monkeypatch.setattr(sys, "argv", ["generator", str(tmp_path / "recipe.yaml"), *output, *map(str, arguments)])
-        generator.main()
+        assert generator.main() == code
         return tmp_path / "run"
 
     return run
@@ -217,17 +219,20 @@ def test_samples_lose_conditions(source, pairs):
         ({}, "must give its degradation"),
         ({"degradation": "fog"}, "Unknown degradation 'fog'"),
         ({"degradation": "haze", "mu": -0.1}, "mu and sigma must be numbers"),
-        ({"degradation": "haze", "file_name": "nowhere.png"}, "which is not there"),
+        ({"prompt": 7}, "must be text"),
+        ({"degradation": "haze", "source_dataset": ["RESIDE"]}, "must be text"),
     ],
 )
 def test_pairs_that_cannot_be_learned_from(pairs, tmp_path, row, sentence):
-    names = {name: str(pairs / "train" / "images" / "0.png") for name in ("file_name", "clean_file_name")}
-    (tmp_path / "metadata.jsonl").write_text(json.dumps(names | row))
-    with pytest.raises(ValueError, match=sentence):
-        read_pairs([tmp_path])
+    shutil.copytree(pairs, tmp_path / "pairs")
+    names = {name: "images/0.png" for name in ("file_name", "clean_file_name")}
+    with (tmp_path / "pairs" / "train" / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps(names | row))
+    with pytest.raises(UserError, match=rf"metadata.jsonl, line 7: .*{sentence}"):
+        read_pairs([pairs, tmp_path / "pairs"])
 
 
-def test_bad_input_is_answered_with_a_sentence(command, source, pairs, networks, tmp_path):
+def test_bad_input_is_answered_with_a_sentence(command, source, pairs, networks, tmp_path, capsys):
     wide = tmp_path / "wide"
     for name in ("vae", "text_encoder", "tokenizer", "scheduler"):
         networks[name].save_pretrained(wide / name)
@@ -242,7 +247,6 @@ def test_bad_input_is_answered_with_a_sentence(command, source, pairs, networks,
         (("--initial", source, "--pairs", pairs, "--codec", tmp_path), "--codec and --photos"),
         (("--initial", source, "--pairs", pairs, "--push-to-hub", "not a name"), "no name of a repository"),
     ):
-        with pytest.raises(SystemExit) as stopped:
-            command(*arguments)
-        message = stopped.value.code  # Python prints it and exits with 1
-        assert sentence in message and "\n" not in message, (arguments, message)
+        command(*arguments, code=2)
+        message = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
+        assert message.startswith("generator: ") and sentence in message, (arguments, message)

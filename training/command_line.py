@@ -1,0 +1,117 @@
+"""What do training's command lines have in common? A recipe, where things are, and how they end: with a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runtime.errors import UserError
+from runtime.images import shown
+from runtime.memory import is_out_of_memory
+from training.photos import Photos
+
+_LISTED = 20  # of what may be many
+
+
+def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Decorates the `main` of a command: what a user can mend ends it with a sentence on stderr.
+
+    Returns:
+        `main` that returns the exit code: 0, or its own; 2 after such a sentence; 130 after Ctrl-C. What else goes
+        wrong is our fault and stays an exception.
+    """
+    name = Path(inspect.getfile(main)).stem
+
+    @wraps(main)
+    def answering(*arguments: Any) -> int:
+        try:
+            return main(*arguments) or 0
+        except UserError as error:
+            said, code = _words(error), 2
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            reason = (error.strerror or _words(error)).rstrip(".")
+            said, code = f"{where}{reason}. What is complete is kept; the same command goes on from there.", 2
+        except KeyboardInterrupt:
+            said, code = "Stopped; the same command goes on from there.", 130
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            said, code = "Out of memory. Choose a smaller --batch-size or, in a recipe, more gradient_accumulation.", 2
+        print(shown(f"{name}: {said}"), file=sys.stderr)
+        return code
+
+    return answering
+
+
+def _words(error: Exception) -> str:
+    """What an error says; of one from a process that prepares data, without the traceback that torch puts around it."""
+    text = str(error)
+    return text.rstrip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
+
+
+def listing(lines: list[str]) -> str:
+    """The first lines, each on its own and indented, and how many more there are."""
+    more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return "".join(f"\n  {line}" for line in [*lines[:_LISTED], *more])
+
+
+FIRST_STAGE = {
+    "--first-stage": {"type": int, "default": 1, "help": "leave out the stages before, which --initial has behind it"}
+}
+
+
+def stages_to_train(recipe: dict[str, Any], args: argparse.Namespace) -> list[tuple[int, dict[str, Any]]]:
+    """A recipe's stages from `args.first_stage` on, each with its number; numbers start at 1.
+
+    Raises:
+        UserError: if there is no such stage, or nothing that has those before behind it.
+    """
+    stages = list(enumerate(recipe["stages"], 1))
+    if not 1 <= args.first_stage <= len(stages):
+        raise UserError(f"--first-stage {args.first_stage}: the recipe has the stages 1 to {len(stages)}.")
+    if args.first_stage > 1 and not args.initial:
+        raise UserError("--first-stage leaves out what trained weights have behind them: name these with --initial.")
+    return stages[args.first_stage - 1 :]
+
+
+def read_recipe(
+    description: str, options: dict[str, dict[str, Any]] | None = None
+) -> tuple[dict[str, Any], argparse.Namespace]:
+    """The command line that every training script has: a recipe, where photographs are, where results go.
+
+    Args:
+        description: for --help.
+        options: further options, name -> arguments of `add_argument`.
+
+    Returns:
+        (the recipe, the parsed arguments).
+
+    Raises:
+        UserError: if the recipe is none, or there are no photographs where they should be.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="YAML file, see training/recipes")
+    parser.add_argument("--photos", type=Path, help="folder of clean photographs (default: procedural scenes)")
+    parser.add_argument("--output", type=Path, help="where checkpoints and the model go (default: runs/<recipe>)")
+    for name, arguments in (options or {}).items():
+        parser.add_argument(name, **arguments)
+    args = parser.parse_args()
+    if not args.recipe.is_file():
+        raise UserError(f"There is no recipe {args.recipe}.")
+    try:
+        recipe = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{args.recipe} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{args.recipe} is not a recipe; see training/recipes.")
+    Photos(args.photos)
+    args.output = args.output or Path("runs") / args.recipe.stem
+    return recipe, args

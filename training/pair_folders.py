@@ -1,0 +1,111 @@
+"""Which pairs of images do folders hold, and can they be learned from? All is looked at before a training starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from gendeg.degradations import get_degradation
+from runtime.errors import UserError
+from runtime.images import SUFFIXES, image_size, open_image
+from training.command_line import listing
+from training.json_lines import json_lines
+
+
+class PairFolders:
+    """Pairs of image files.
+
+    Args:
+        folders: each holds a `metadata.jsonl` whose rows name `file_name` and `clean_file_name`, as
+            `training.create_dataset` writes it; or two folders of equally named files, `degraded` (or `input`) and
+            `clean` (or `target`).
+        check: raises a UserError for a row of `metadata.jsonl` (empty where there is none) that does not serve.
+
+    Attributes:
+        files: (clean, degraded) of each pair.
+        rows: what `metadata.jsonl` says of each pair; nothing where there is none.
+
+    Raises:
+        UserError: if a folder holds neither, or pairs that cannot be learned from; the message lists what is wrong
+            with them. Of images only the headers are read.
+    """
+
+    def __init__(self, folders: Sequence[str | Path], check: Callable[[dict[str, Any]], Any] = lambda row: None):
+        self.files: list[tuple[Path, Path]] = []
+        self.rows: list[dict[str, Any]] = []
+        faults: list[str] = []
+        sizes: dict[Path, tuple[int, int]] = {}  # one clean image may have many degraded ones
+        for folder in (Path(folder).expanduser() for folder in folders):
+            before = len(self.files) + len(faults)
+            found = [*_named_in_metadata(folder, faults)] or [*_equally_named(folder)]
+            for where, clean, degraded, row in tqdm(found, desc=f"checking {folder.name}", unit="pair", delay=2):
+                try:
+                    _check_pair(clean, degraded, row, sizes)
+                    check(row)
+                except UserError as error:
+                    faults.append(f"{where}: {error}")
+                else:
+                    self.files.append((clean, degraded))
+                    self.rows.append(row)
+            if len(self.files) + len(faults) == before:
+                raise UserError(
+                    f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally "
+                    f"named images in degraded/ and clean/ (or input/ and target/)."
+                )
+        if faults:
+            raise UserError(f"There are pairs that cannot be learned from. Mend or remove them:{listing(faults)}")
+
+    def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A random pair (clean, degraded), uint8 [3, H, W]."""
+        files = self.files[int(rng.integers(len(self.files)))]
+        return tuple(np.asarray(open_image(file)).transpose(2, 0, 1) for file in files)
+
+
+def _named_in_metadata(folder: Path, faults: list[str]) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
+    """(where it is said, clean, degraded, row) of each row that names a pair of files inside of `folder`."""
+    for metadata in sorted(folder.rglob("metadata.jsonl")):
+        for where, row in json_lines(metadata, faults):
+            if "clean_file_name" not in row:
+                continue  # it describes single images
+            try:
+                files = [_inside(folder, metadata.parent, row, key) for key in ("clean_file_name", "file_name")]
+            except UserError as error:
+                faults.append(f"{where}: {error}")
+            else:
+                yield where, *files, row
+
+
+def _inside(folder: Path, parent: Path, row: dict[str, Any], key: str) -> Path:
+    name = row.get(key)
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{key} must be the name of a file, not {name!r}.")
+    path = Path(os.path.normpath(parent / name))
+    if not path.is_relative_to(os.path.normpath(folder)):
+        raise UserError(f"{key} leads out of {folder}: {name}")
+    return path
+
+
+def _equally_named(folder: Path) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
+    for degraded_name, clean_name in (("degraded", "clean"), ("input", "target")):
+        for degraded in sorted((folder / degraded_name).glob("[!.]*")):
+            clean = folder / clean_name / degraded.name
+            if degraded.suffix.lower() in SUFFIXES and clean.is_file():
+                yield str(degraded), clean, degraded, {}
+
+
+def _check_pair(clean: Path, degraded: Path, row: dict[str, Any], sizes: dict[Path, tuple[int, int]]) -> None:
+    if clean not in sizes:
+        sizes[clean] = image_size(clean)
+    width, height = image_size(degraded)
+    if sizes[clean] != (width, height):
+        raise UserError(
+            f"{clean.name} and {degraded.name} are a pair but differ in size: "
+            f"{sizes[clean][0]} x {sizes[clean][1]} and {width} x {height} pixels."
+        )
+    if row.get("degradation") is not None:
+        get_degradation(row["degradation"])
