@@ -189,19 +189,19 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
             three = zip(photos[part], round_trip, predicted, strict=True)
             transferred = torch.stack([transfer_detail(*images) for images in three])
-            before = intensity(round_trip, output.uncorrected)
+            before, after = intensity(round_trip, output.uncorrected), intensity(output.clean, output.corrected)
             row = {
                 "psnr": psnr(predicted, pairs.degraded[part]),
                 "psnr_detail": psnr(transferred, pairs.degraded[part]),
                 "psnr_corrected": psnr(corrected, pairs.degraded[part]),
                 "ssim": ssim(predicted, pairs.degraded[part]),
                 "ssim_corrected": ssim(corrected, pairs.degraded[part]),
-                "mu_moves": (torch.tensor(output.mu) - before[0]).abs(),
-                "sigma_moves": (torch.tensor(output.sigma) - before[1]).abs(),
+                "mu_moves": (after[0] - before[0]).abs(),
+                "sigma_moves": (after[1] - before[1]).abs(),
                 "detail_psnr": _detail(output.clean, output.uncorrected, output.uncorrected),
-                "detail_psnr_corrected": _detail(output.clean, output.images, output.uncorrected),
+                "detail_psnr_corrected": _detail(output.clean, output.corrected, output.uncorrected),
                 "gradients": _gradient_correlation(output.clean, output.uncorrected),
-                "gradients_corrected": _gradient_correlation(output.clean, output.images),
+                "gradients_corrected": _gradient_correlation(output.clean, output.corrected),
             }
             measured.append(torch.stack(list(row.values()), dim=1))
         values = torch.cat(measured)
@@ -235,7 +235,7 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
         generator = torch.Generator().manual_seed(seed)
         settings = {"structure_correction": True, "match_intensity": False, "output_size": "working"}
         output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, **settings)
-        before, after = output.uncorrected[0], output.images[0]
+        before, after = output.uncorrected[0], output.corrected[0]
         change = np.asarray(after, dtype=np.int16) - np.asarray(before)
         policy = "on" if degradation.structure_correction else "off"
         cells = [(output.clean[0], "clean"), (before, f"{degradation.label}: off"), (after, f"on (policy: {policy})")]
