@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 import app
-from tests import tiny
+from tests import fuzz, tiny
 from tests.fuzz import World, call, post, sound_value
 
 SESSIONS = 50
@@ -86,7 +86,7 @@ def main() -> None:
         server = multiprocessing.get_context("spawn").Process(target=serve, args=(Path(folder), there))
         server.start()
         world = World(here.recv(), Path(folder), Path(folder), Path(folder), [], [], None)
-        world.client.timeout = httpx.Timeout(60)
+        world.client.timeout, fuzz.SECONDS = httpx.Timeout(120), 120  # memory is what counts here, not time
         rng, kinds, measured = random.Random(arguments.seed), Counter(), []
         process = psutil.Process(server.pid)
         for number in range(1, arguments.jobs + 1):

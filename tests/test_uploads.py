@@ -134,7 +134,7 @@ def test_no_value_of_a_request_names_a_foreign_file_at_any_depth() -> None:
 
 
 def test_the_security_page_names_each_limit_and_its_default() -> None:
-    page = Path("docs/security.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "security.md").read_text(encoding="utf-8")
     table = (limits.__doc__ or "").partition("\n\n")[2].strip()
     assert table in page
     rows = dict(re.findall(r"^\| (GENDEG_\w+) \|.*\| (\d+) \|$", table, re.M))
