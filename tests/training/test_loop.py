@@ -1,5 +1,8 @@
 import csv
+import multiprocessing
+import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from runtime.errors import UserError
+from runtime.files import UNFINISHED
 from tests.runtime.test_files import full_disk
 from training.loop import LoopSettings, train, unless_a_later_stage_began
 
@@ -150,6 +154,26 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(tmp_path, capsys):
         assert _run(folder, 20) == pytest.approx(expected, abs=1e-6)
         assert _steps(folder) == [5, 10, 15, 20]
     assert full == ["log.csv", "log.csv", "checkpoint.partial", "checkpoint.partial"]
+
+
+def test_a_kill_leaves_nothing_damaged(tmp_path, capsys):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["training.loop"])
+    chance, log = random.Random(time.time_ns()), tmp_path / "log.csv"
+    for _ in range(3):
+        before = log.stat().st_size if log.exists() else 0
+        process = processes.Process(target=_run, args=(tmp_path, 100_000))
+        process.start()
+        while process.is_alive() and (not log.exists() or log.stat().st_size <= before):
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.3)
+        assert process.is_alive()
+        process.kill()
+        process.join()
+    _run(tmp_path, _steps(tmp_path)[-1] + 10)
+    assert _steps(tmp_path) == [*range(5, _steps(tmp_path)[-1] + 1, 5)]
+    assert not capsys.readouterr().out
+    assert not list(tmp_path.rglob(UNFINISHED)), "the next checkpoint takes away what a kill left"
 
 
 def test_a_finished_stage_does_not_replace_what_a_later_one_saved(tmp_path):
