@@ -45,6 +45,7 @@ class SwinRestorer(nn.Module):
     """
 
     architecture = "swin"
+    overlap = 128
     channels = (3, 3)
 
     def __init__(
