@@ -65,6 +65,7 @@ class NAFNet(nn.Module):
         arguments: those above, for `NAFNet(**arguments)`.
         channels: of input and output.
         multiple: what height and width are padded to a multiple of.
+        overlap: pixels that neighbouring tiles must share for each to see enough: measured, see `restore`.
     """
 
     architecture = "nafnet"

@@ -112,10 +112,10 @@ class Prompt(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights = statistic(self, lambda: self.linear_layer(x.mean(dim=(-2, -1))).softmax(dim=1))
         prompt = torch.einsum("bl,ldhw->bdhw", weights, self.prompt_param[0].to(weights.dtype))
-        top, bottom, left, right = part()
-        view = prompt.new_tensor([[right - left, 0, right + left - 1], [0, bottom - top, bottom + top - 1]])
+        top, bottom, left, right = part()  # the maps are laid over the whole image, of which this may be a tile
+        view = torch.tensor([[right - left, 0, right + left - 1], [0, bottom - top, bottom + top - 1]], device=x.device)
         grid = affine_grid(view.expand(len(x), 2, 3), [len(x), 1, *x.shape[-2:]], align_corners=False)
-        prompt = grid_sample(prompt, grid, padding_mode="border", align_corners=False)
+        prompt = grid_sample(prompt.float(), grid, padding_mode="border", align_corners=False).to(prompt.dtype)
         return self.conv3x3(prompt.contiguous(memory_format=torch.channels_last))
 
 
@@ -168,6 +168,7 @@ class PromptIR(nn.Module):
         arguments: those above, for `PromptIR(**arguments)`.
         channels: of input and output.
         multiple: what height and width are padded to a multiple of.
+        overlap: pixels that neighbouring tiles must share for each to see enough: measured, see `restore`.
     """
 
     architecture = "promptir"
