@@ -31,16 +31,22 @@ def halves(conv: nn.Conv2d) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     Made apart, the halves of a gate lie in memory on their own; cut apart, they are interleaved pixel by pixel, and
     work on so few channels at a time takes longer than the convolution.
     """
-    biases = (None, None) if conv.bias is None else conv.bias.chunk(2)
-    return list(zip(conv.weight.chunk(2), biases, strict=True))
+    return [_part(conv, number, 2) for number in range(2)]
 
 
 def halves_depthwise(x: torch.Tensor, expand: nn.Conv2d, depthwise: nn.Conv2d) -> list[torch.Tensor]:
     """Both halves of depthwise(expand(x)), a 1x1 and a 3x3 depthwise convolution: two of [B, C, H, W], see `halves`."""
-    return [
-        conv2d(conv2d(x, *first), *second, padding=1, groups=len(second[0]))
-        for first, second in zip(halves(expand), halves(depthwise), strict=True)
-    ]
+    return [depthwise_part(x, expand, depthwise, number, 2) for number in range(2)]
+
+
+def depthwise_part(x: torch.Tensor, expand: nn.Conv2d, depthwise: nn.Conv2d, number: int, count: int) -> torch.Tensor:
+    """The channels of depthwise(expand(x)) in `count` equal parts, of which only part `number` is computed."""
+    weight, bias = _part(depthwise, number, count)
+    return conv2d(conv2d(x, *_part(expand, number, count)), weight, bias, padding=1, groups=len(weight))
+
+
+def _part(conv: nn.Conv2d, number: int, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return conv.weight.chunk(count)[number], None if conv.bias is None else conv.bias.chunk(count)[number]
 
 
 def reflected(start: int, stop: int, size: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import conv2d, pad
 
 from restorers.layers import LayerNorm2d, halves, halves_depthwise, round_up
+from restorers.whole_image import statistic
 
 
 class NAFBlock(nn.Module):
@@ -37,7 +38,8 @@ class NAFBlock(nn.Module):
         # The same sums in another order: factors on channels go into the weights, and see `halves`.
         first, second = halves_depthwise(self.norm1(x), self.conv1, self.conv2)
         gated, beta, gamma = first * second, self.beta.flatten(), self.gamma.flatten()
-        weight = self.conv3.weight.flatten(1) * beta[:, None] * self.sca(gated).flatten(1)[:, None]
+        attention = statistic(self, lambda: self.sca(gated))
+        weight = self.conv3.weight.flatten(1) * beta[:, None] * attention.flatten(1)[:, None]
         x = x + _linear(gated, weight, self.conv3.bias * beta)
         normed = self.norm2(x)
         first, second = (conv2d(normed, *expand) for expand in halves(self.conv4))
@@ -63,9 +65,11 @@ class NAFNet(nn.Module):
         arguments: those above, for `NAFNet(**arguments)`.
         channels: of input and output.
         multiple: what height and width are padded to a multiple of.
+        overlap: pixels that neighbouring tiles must share for each to see enough: measured, see `restore`.
     """
 
     architecture = "nafnet"
+    overlap = 224
 
     def __init__(
         self,

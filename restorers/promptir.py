@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, interpolate, normalize
+from torch.nn.functional import affine_grid, gelu, grid_sample, normalize
 
-from restorers.layers import LayerNorm2d, halves_depthwise, pad_to_multiple
+from restorers.layers import LayerNorm2d, depthwise_part, halves_depthwise, pad_to_multiple
+from restorers.whole_image import part, statistic
 
 
 class _Norm(nn.Module):
@@ -44,20 +45,26 @@ class ChannelAttention(nn.Module):
         self.project_out = nn.Conv2d(channels, channels, 1, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, channels, height, width = x.shape
-        size = channels // self.heads
-        qkv = self.qkv_dwconv(self.qkv(x)).permute(0, 2, 3, 1).reshape(batch, height * width, 3 * channels)
-        q, k, v = qkv.chunk(3, dim=-1)  # each [B, H W, C]
-        by_head = (batch, height * width, self.heads, size)
-        products = q.reshape(by_head).permute(0, 2, 3, 1) @ normalize(k, dim=1).reshape(by_head).transpose(1, 2)
-        lengths = q.norm(dim=1).clamp(min=1e-12).reshape(batch, self.heads, size, 1)
-        attention = (products / lengths * self.temperature).softmax(dim=-1)  # [B, heads, C / heads, C / heads]
-        project = self.project_out.weight.reshape(channels, self.heads, size).transpose(0, 1)
-        mixing = (project @ attention).permute(0, 1, 3, 2).reshape(batch, channels, channels)
-        out = v @ mixing
+        mixing = statistic(self, lambda: self._mixing(x))
+        out = self._project(x, 2).permute(0, 2, 3, 1).flatten(1, 2) @ mixing
         if self.project_out.bias is not None:
             out = out + self.project_out.bias
-        return out.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        return out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+    def _project(self, x: torch.Tensor, number: int) -> torch.Tensor:
+        """Queries (0), keys (1) or values (2), [B, C, H, W]."""
+        return depthwise_part(x, self.qkv, self.qkv_dwconv, number, 3)
+
+    def _mixing(self, x: torch.Tensor) -> torch.Tensor:
+        """How much of each channel's values goes into each channel of the output, [B, C, C]."""
+        batch, channels = x.shape[:2]
+        by_head = (batch, self.heads, channels // self.heads, -1)
+        q, k = (self._project(x, number).permute(0, 2, 3, 1).flatten(1, 2) for number in (0, 1))  # [B, H W, C]
+        products = q.mT.reshape(by_head) @ normalize(k, dim=1).mT.reshape(by_head).mT
+        lengths = q.norm(dim=1).clamp(min=1e-12).reshape(by_head)
+        attention = (products / lengths * self.temperature).softmax(dim=-1)  # [B, heads, C / heads, C / heads]
+        project = self.project_out.weight.reshape(channels, self.heads, -1).transpose(0, 1)
+        return (project @ attention).permute(0, 1, 3, 2).reshape(batch, channels, channels)
 
 
 class GatedFeedForward(nn.Module):
@@ -103,10 +110,13 @@ class Prompt(nn.Module):
         self.conv3x3 = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weights = self.linear_layer(x.mean(dim=(-2, -1))).softmax(dim=1)
+        weights = statistic(self, lambda: self.linear_layer(x.mean(dim=(-2, -1))).softmax(dim=1))
         prompt = torch.einsum("bl,ldhw->bdhw", weights, self.prompt_param[0].to(weights.dtype))
-        prompt = prompt.contiguous(memory_format=torch.channels_last)
-        return self.conv3x3(interpolate(prompt, x.shape[-2:], mode="bilinear"))
+        top, bottom, left, right = part()  # the maps are laid over the whole image, of which this may be a tile
+        view = torch.tensor([[right - left, 0, right + left - 1], [0, bottom - top, bottom + top - 1]], device=x.device)
+        grid = affine_grid(view.expand(len(x), 2, 3), [len(x), 1, *x.shape[-2:]], align_corners=False)
+        prompt = grid_sample(prompt.float(), grid, padding_mode="border", align_corners=False).to(prompt.dtype)
+        return self.conv3x3(prompt.contiguous(memory_format=torch.channels_last))
 
 
 class _Resize(nn.Module):
@@ -158,10 +168,12 @@ class PromptIR(nn.Module):
         arguments: those above, for `PromptIR(**arguments)`.
         channels: of input and output.
         multiple: what height and width are padded to a multiple of.
+        overlap: pixels that neighbouring tiles must share for each to see enough: measured, see `restore`.
     """
 
     architecture = "promptir"
     multiple = 8
+    overlap = 128
 
     def __init__(
         self,

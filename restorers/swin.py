@@ -39,12 +39,14 @@ class SwinRestorer(nn.Module):
         channels: of input and output.
         multiple: what height and width are padded to a multiple of, so that every attention window is full. Train on
             crops of this size or multiples of it, or mirrored content is what the network learns from.
+        overlap: pixels that neighbouring tiles must share for each to see enough: measured, see `restore`.
 
     Raises:
         UserError: if timm is not installed, knows no such encoder, or cannot fetch its weights.
     """
 
     architecture = "swin"
+    overlap = 128
     channels = (3, 3)
 
     def __init__(

@@ -3,8 +3,9 @@ import torch
 
 from restorers.layers import pad_to_multiple
 from restorers.nafnet import NAFNet
-from restorers.promptir import ChannelAttention, PromptIR
+from restorers.promptir import ChannelAttention, Prompt, PromptIR
 from restorers.swin import SwinRestorer
+from restorers.whole_image import WholeImage
 from runtime.torchvision_free import import_module
 from training.benchmarks.restorers import nafnet_reference, promptir_reference
 
@@ -51,6 +52,17 @@ def test_attention_over_many_pixels_does_not_overflow_in_half_precision(named_we
     x = 4 + torch.rand(1, 16, 96, 96)  # products of queries and keys, summed over the pixels, exceed 65504
     expected = attention(x)
     torch.testing.assert_close(attention.half()(x.half()).float(), expected, atol=0.05, rtol=0.05)
+
+
+@torch.no_grad()
+def test_prompts_of_tiles_are_cut_from_the_prompt_of_the_whole():
+    prompt, x = Prompt(dim=4, length=3, size=5, channels=6), torch.rand(2, 6, 24, 40)
+    whole = prompt(x)
+    with WholeImage() as image:
+        torch.testing.assert_close(prompt(x), whole)
+        image.part = (8 / 24, 20 / 24, 0, 32 / 40)
+        tile = prompt(torch.rand(2, 6, 12, 32))
+    torch.testing.assert_close(tile[..., 1:-1, 1:-1], whole[..., 9:19, 1:31])
 
 
 # Published layouts: total parameters and some names with their shapes.
