@@ -22,7 +22,6 @@ from restorers.architectures import NETWORKS
 from restorers.folder import save_restorer
 from restorers.registry import load_restorer
 from runtime.errors import UserError
-from runtime.files import writing
 from training.command_line import FIRST_STAGE, command_line, read_recipe, stages_to_train
 from training.loop import LoopSettings, train, unless_a_later_stage_began
 from training.pair_folders import PairFolders
@@ -88,7 +87,7 @@ def main() -> None:
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{model.architecture}: {parameters / 1e6:.2f} M parameters")
     save = partial(
-        _save,
+        save_restorer,
         folder=args.output / "restorer",
         trained_for=list(DEGRADATIONS),
         recipe=args.recipe.name,
@@ -107,11 +106,6 @@ def main() -> None:
         folder = args.output / f"stage-{number}"
         save_stage = unless_a_later_stage_began(save, args.output, number)
         train(model, loss, data, LoopSettings(**stage["loop"]), folder, save_stage)
-
-
-def _save(network: nn.Module, folder: Path, **facts: Any) -> None:
-    with writing(folder):
-        save_restorer(network, folder, **facts)
 
 
 def _check(recipe: dict[str, Any]) -> None:
