@@ -73,7 +73,8 @@ def read_state_dict(path: str | Path) -> Mapping[str, Any]:
     if isinstance(content, Counter):
         raise UserError(f"{path.name} holds no weights but a Python object. Save its state_dict() instead.")
     if not isinstance(content, Mapping):
-        raise UserError(f"{path.name} holds no weights but a {type(content).__name__}.")
+        kind = "" if content is None else f" but a {type(content).__name__}"
+        raise UserError(f"{path.name} holds no weights{kind}.")
     return content
 
 

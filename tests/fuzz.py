@@ -40,7 +40,7 @@ from runtime.errors import OUR_FAULT, UserError
 from runtime.images import open_image
 from tests import tiny
 from tests.fuzz_files import damaged_folder, emptied, image_file, pair_folder, photograph, weights_file
-from training.pairs import PairFolder
+from training.pair_folders import PairFolders
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 10.0  # that an answer may take on a machine of one's own; the jobs take a part of one
@@ -669,7 +669,7 @@ def pair_folder_case(world: World, rng: random.Random, session: str) -> Iterator
     """A folder of pairs with an odd row or image."""
     folder = pair_folder(rng, world.folder / session)
     try:
-        pairs = PairFolder(folder)
+        pairs = PairFolders([folder])
         for seed in range(3):
             clean, degraded = pairs.pair(np.random.default_rng(seed))
             if clean.shape != degraded.shape or clean.dtype != np.uint8:
@@ -683,7 +683,7 @@ def sentence_problems(error: UserError, paths: bool = False) -> Iterator[str]:
     text = str(error)
     if found := TELLING.search(text):
         yield f"a sentence tells {found[0]!r}: {text[:300]!r}"
-    if not text.strip() or not text.rstrip().endswith((".", "?")):
+    if not text.strip() or not (text.rstrip().endswith((".", "?")) or "\n  " in text):  # or a list of faults
         yield f"no sentence: {text[:300]!r}"
 
 
