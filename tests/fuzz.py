@@ -424,19 +424,23 @@ def served_image(world: World, file: Any) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) / 255
 
 
-def degrade_problems(world: World, data: list[Any], values: list[Any]) -> Iterator[str]:
-    """What is wrong with a success of /degrade."""
+def degrade_problems(world: World, data: list[Any], values: list[Any], size: tuple[int, int] | None) -> Iterator[str]:
+    """What is wrong with a success of /degrade; size: of the photograph, if that is known and its own is asked for."""
     degraded, clean, colours = (served_image(world, file) for file in data[:3])
     numbers = data[3]
     if not degraded.shape == clean.shape == colours.shape:
         yield f"sizes differ: {degraded.shape}, {clean.shape}, {colours.shape}"
         return
-    for name, wanted, reached in (
+    if size and degraded.shape != (size[1], size[0], 3):
+        yield f"degraded to {degraded.shape}, it was {size}"
+    for name, wanted, delivered in (
         ("mu", values[2:3], np.abs(degraded - clean).mean()),
         ("sigma", values[3:4], np.abs(degraded - clean).std()),
     ):
-        if not math.isclose(numbers["reached"][name], reached, abs_tol=0.004):
-            yield f"{name} is {reached:.4f}, it says {numbers['reached'][name]}"
+        if not math.isclose(numbers["at_output_size"][name], delivered, abs_tol=0.004):
+            yield f"{name} is {delivered:.4f}, it says {numbers['at_output_size'][name]}"
+        if not math.isfinite(numbers["reached"][name]):
+            yield f"{name} {numbers['reached'][name]} was reached"
         if wanted and wanted[0] is not None and not same_number(wanted[0], numbers["asked"][name]):
             yield f"{name} {wanted[0]!r} was asked, it says {numbers['asked'][name]}"
         if not 0 <= numbers["asked"][name] <= 0.7:
@@ -490,15 +494,17 @@ def named_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
             yield f"it answers {values[:1]} as if that were a photograph"
         judge = degrade_problems if function["api_name"] == "degrade" else restore_problems
         if function["api_name"] in ("degrade", "restore"):
-            extra = () if judge is degrade_problems else ((80, 60),)
-            yield from judge(world, answer.data, values, *extra)
+            names = [component["props"].get("label", "") for component in components]
+            other = [value for name, value in zip(names, values, strict=False) if name.startswith("Output size")]
+            yield from judge(world, answer.data, values, (80, 60) if other in ([], ["photo"]) else None)
 
 
 def page_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
     """A function behind the page, after what must have gone before or not."""
     function = rng.choice(list(world.dependencies.values()))
     components = [world.components[i] for i in function["inputs"]]
-    if rng.random() < 0.5:
+    prepared = rng.random() < 0.5
+    if prepared:
         for opened in world.dependencies.values():
             if any(event == "load" for _, event in opened["targets"]):
                 call(world, opened, [None] * len(opened["inputs"]), "queue", session)
@@ -518,7 +524,7 @@ def page_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
     way = "queue" if function["queue"] or rng.random() < 0.3 else "direct"
     answer = call(world, function, values, way, session, **body)
     yield from problems_of(world, answer, [values, body])
-    if not odd and not body and answer.error is not None:
+    if prepared and not odd and not body and answer.error is not None:
         yield f"sound values were refused: {answer.error!r}, {values}"
 
 
@@ -569,7 +575,7 @@ def image_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
         if opened is None:
             yield "the app opened what cannot be opened"
         elif which == "degrade":
-            yield from degrade_problems(world, answer.data, values)
+            yield from degrade_problems(world, answer.data, values, opened.size)
         elif len(values) == 2:
             yield from restore_problems(world, answer.data, values, opened.size)
     elif opened is not None and which == "restore" and len(values) == 2:
