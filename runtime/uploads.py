@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runtime.errors import UserError
@@ -78,7 +78,7 @@ def check_files(value: Any) -> None:
 
 
 class UploadGate:
-    """ASGI middleware: no uploads while the files of all visitors together have reached GENDEG_MAX_CACHE_GIGABYTES.
+    """ASGI middleware: no uploads, no jobs while the files of all visitors have reached GENDEG_MAX_CACHE_GIGABYTES.
 
     And no deep links: Gradio would write a session's state to the disk at each request for one, and never delete it.
     """
@@ -90,10 +90,11 @@ class UploadGate:
         path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
         if path.endswith("/deep_link"):
             return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
-        if path.endswith("/upload") and scope["method"] == "POST":
+        adds_files = path.endswith(("/upload", "/queue/join")) or "/call/" in path
+        if adds_files and scope["method"] == "POST":
             if _stored_bytes() >= limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9:
-                answer = PlainTextResponse("There is no room for more uploads now. Try again in an hour.", 507)
-                return await answer(scope, receive, send)
+                answer = {"detail": "There is no room for more uploads and results now. Try again in an hour."}
+                return await JSONResponse(answer, 507)(scope, receive, send)
         return await self.app(scope, receive, send)
 
 

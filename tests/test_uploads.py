@@ -119,6 +119,9 @@ def test_uploads_are_limited_in_size_and_in_all(app_url: str, monkeypatch: pytes
     monkeypatch.setattr(uploads, "_stored_bytes", lambda: 8 * 10**9)
     refused = httpx.post(upload, files={"files": ("small.png", b"\0")})
     assert refused.status_code == 507 and "no room for more uploads" in refused.text
+    assert httpx.post(f"{app_url}gradio_api/call/degrade", json={"data": []}).status_code == 507, (
+        "results take room too"
+    )
     assert httpx.get(app_url).status_code == 200
 
 
