@@ -126,7 +126,7 @@ def model_source(model: str | None) -> str | Path:
     """
     models = available_models()
     name = next(iter(models)) if model is None else model
-    if name not in models:
+    if not isinstance(name, str) or name not in models:
         raise UserError(f"There is no model {name!r}. Choose one of: {', '.join(models)}.")
     return models[name]
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from gendeg import checkpoints
 from gendeg.degradations import DEGRADATIONS
-from gendeg.jobs import Models
+from gendeg.jobs import Models, model_source
 from gendeg.pipeline import GenDegPipeline
 from gendeg.scheduler import BridgeScheduler
 from gendeg.tab import (
@@ -33,6 +33,7 @@ from gendeg.tab import (
 from restorers.nafnet import NAFNet
 from restorers.tab import list_restorers
 from runtime import jobs
+from runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +288,12 @@ def test_answers_add_nothing_to_a_page_that_is_being_built(tiny_pipeline_folder:
             )
             assert steps[-1][0].startswith("Done")
         assert not page.blocks
+
+
+@pytest.mark.parametrize("name", ["none", ["compact"], 5, {}])
+def test_a_model_that_is_not_listed_is_a_sentence(name: Any) -> None:
+    with pytest.raises(UserError, match="There is no model"):
+        model_source(name)
 
 
 def test_missing_model_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
