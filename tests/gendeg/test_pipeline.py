@@ -87,6 +87,18 @@ def test_reports_the_intensity_of_what_it_returns(compact, photo, size):
     assert working.mu[0] == pytest.approx(working.delivered_mu[0], abs=1e-6)
 
 
+def test_degradations_keep_to_their_rules(compact, photo):
+    """An untrained network darkens, brightens and tints; rain and snow lay white, and low light brightens nothing."""
+
+    def change(name):
+        output = compact(photo, name, generator=_seeded(), output_size="working", output_type="pt")
+        return output.images - output.clean
+
+    assert change("rain").min() >= 0 and change("snow").min() >= 0
+    assert change("low_light").max() <= 1e-6
+    assert change("haze").min() < -0.01 and change("haze").max() > 0.01
+
+
 def test_values_that_are_not_numbers_never_come_out_as_a_black_picture(tiny_pipeline_folder, photo):
     for broken in (float("nan"), float("inf")):
         pipeline = load_pipeline(tiny_pipeline_folder, device="cpu")

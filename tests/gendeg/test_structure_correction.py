@@ -118,7 +118,7 @@ def test_auto_follows_the_policy(corrected, photo, degradation, applied):
 
 def test_structure_is_corrected_or_detail_transferred(corrected, photo):
     options = {"output_size": "working"}
-    on, off = (_call(corrected, photo, "rain", structure_correction=choice, **options) for choice in (True, False))
+    on, off = (_call(corrected, photo, "haze", structure_correction=choice, **options) for choice in (True, False))
     true = torch.from_numpy(np.asarray(photo) / 255).permute(2, 0, 1)[None].float()
     resized = F.interpolate(true, on.clean.shape[2:], mode="bicubic", antialias=True).clamp(0, 1)
     for output in (on, off):
