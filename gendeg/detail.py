@@ -1,9 +1,8 @@
 """How does a degradation made at the model's working size get onto the photograph at its own size?
 
-As two layers, found at working size and enlarged: degraded = transmission x clean + veil. The transmission, one number
-a pixel, is how much of the clean image's detail the degradation lets through: 1 beside a snowflake, 0 under it or in a
-blur. The veil is the rest: flakes, streaks, airlight, or the whole blurred image. GenDeg (arXiv 2411.17687) stays at
-the network's size; layers by local regression are the guided filter's (Section 3 of "Fast Guided Filter", 1505.00996).
+As two layers, found at working size and enlarged: degraded = transmission x clean + veil. Transmission, one a pixel,
+is how much of the photograph's detail comes through: 1 beside a snowflake, 0 under it or in a blur. The veil is the
+rest: flakes, streaks, airlight, or a whole blurred image. (Compare the fast guided filter, arXiv 1505.00996.)
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-STRIP = 128  # rows of the photograph worked on at once, to bound memory
+STRIP = 128  # rows of the photograph worked on at once, which bounds memory
 TELLING_VARIANCE = 1e-4  # of the clean image's local detail: with less, a square's own regression says little
 REACHES = (27, 9, 5)  # of the squares that transmission is measured in, coarse to fine
 DOUBLINGS = 2  # that keep edges steep, before the rest of the way is plain bicubic
@@ -25,7 +24,7 @@ def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
-    """Means over squares that reach so many pixels to each side, as far as the image goes: [C, h, w] to the same."""
+    """Means over squares that reach so many pixels to each side, as far as the image goes, [C, h, w]."""
     rows = F.avg_pool2d(image, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
 
@@ -57,10 +56,9 @@ def transmission(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Ten
 
 
 def doubled(layer: torch.Tensor, steepness: torch.Tensor) -> torch.Tensor:
-    """[1, h, w] to [1, 2 h, 2 w] without going soft; shrunk again it is what it was.
+    """[1, h, w] to [1, 2 h, 2 w] that shrinks to it again, edges as steep as `steepness`, [1, ., .] in [0, 1], asks.
 
-    Where the layer passes from low to high within some pixels, values move to the nearer of the two, by a share
-    `steepness`, [1, ., .] in [0, 1] of any size; wider slopes keep theirs.
+    Where values pass from low to high within some pixels, they move to the nearer of the two; wider slopes stay.
     """
     height, width = layer.shape[1:]
     large = resized(layer, 2 * height, 2 * width)
@@ -78,16 +76,13 @@ def transfer_detail(
     degraded: torch.Tensor,
     progress: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
-    """Degrade a photograph as its small copy was degraded.
+    """Degrade a photograph as its small copy was degraded: of the type and size of `photo`, exact if nothing changed.
 
     Args:
         photo: uint8 tensor [3, H, W], or float in [0, 1].
         clean, degraded: float tensors [3, h, w] in [0, 1]: the photograph at the working size (or, at that size
             itself, the codec's rendering of it), and what the model made of it.
         progress: called with the share done, after every strip.
-
-    Returns:
-        The degraded photograph, of the type and size of `photo`; the same to the last bit where nothing changed.
 
     Raises:
         ValueError: if the shapes do not fit together.

@@ -74,17 +74,17 @@ def measure(pipeline: GenDegPipeline, photo: torch.Tensor, degradation: str) -> 
         degradation,
         mu=mu,
         sigma=sigma,
-        restrict=False,
         match_intensity=False,
         generator=torch.Generator().manual_seed(0),
         output_type="pt",
+        output_size="working",
     )
     started, cpu_started = time.perf_counter(), time.process_time()
-    degraded = transfer_detail(small, output.clean[0], output.images[0])
-    result = transfer_detail(photo, small, degraded)
+    result = transfer_detail(photo, output.clean[0], output.images[0])
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
+    small, degraded = output.clean[0], output.images[0]
     change = (degraded - small).abs().mean(0, keepdim=True)
     calm = resized((change <= change.median()).float(), height, width)[0, 1:, 1:] > 0.5
     contrast = (local_contrast(degraded) / local_contrast(small).clamp(min=1e-3)).clamp(max=1)
