@@ -1,12 +1,8 @@
-"""How does a degradation made at a small size reach a photograph's own? Joint upsampling: what survives of its detail.
+"""How does a degradation made at the model's working size get onto the photograph at its own size?
 
-With x the clean image at the small size, y the degraded one, X the photograph, H a high-pass (an image minus its 3x3
-mean), box a mean over 7x7 and the colours, and up a bicubic resize:
-
-    T = clamp(box(H(x) H(y)) / (box(H(x)^2) + 1e-4), 0, 1)        how much of the fine detail survives, at each pixel
-    Y = up(y) + up(T) (X - up(x))
-
-Haze, darkness and drops come to lie over full detail, and blur stays blur (compare guided filtering, TPAMI 2013).
+As two layers, found at working size and enlarged: degraded = transmission x clean + veil. Transmission, one a pixel,
+is how much of the photograph's detail comes through: 1 beside a snowflake, 0 under it or in a blur. The veil is the
+rest: flakes, streaks, airlight, or a whole blurred image. (Compare the fast guided filter, arXiv 1505.00996.)
 """
 
 from __future__ import annotations
@@ -16,6 +12,63 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+STRIP = 128  # rows of the photograph worked on at once, which bounds memory
+TELLING_VARIANCE = 1e-4  # of the clean image's local detail: with less, a square's own regression says little
+REACHES = (27, 9, 5)  # of the squares that transmission is measured in, coarse to fine
+DOUBLINGS = 2  # that keep edges steep, before the rest of the way is plain bicubic
+
+
+def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """[C, h, w] to [C, height, width]: bicubic, low-pass filtered where it shrinks."""
+    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
+
+
+def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
+    """Means over squares that reach so many pixels to each side, as far as the image goes, [C, h, w]."""
+    rows = F.avg_pool2d(image, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
+
+
+def slopes(clean: torch.Tensor, degraded: torch.Tensor, finest: int) -> list[torch.Tensor]:
+    """Regression of degraded on clean detail finer than `finest`, in large squares to small ones: [1, h, w] each."""
+    x, y = (image - mean_around(image, finest) for image in (clean, degraded))
+    shared, own = (x * y).mean(0, keepdim=True), (x * x).mean(0, keepdim=True)
+    found = [(shared.mean() + 1e-12) / (own.mean() + 1e-12)]
+    for reach in REACHES:  # a square that holds too little detail to tell takes the larger one's word
+        own_here = mean_around(own, reach) + TELLING_VARIANCE
+        found.append(((mean_around(shared, reach) + TELLING_VARIANCE * found[-1]) / own_here).clamp(0, 1))
+    return found[1:]
+
+
+def transmission(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much of the clean image's fine detail is left, [3, h, w] twice to [1, h, w] twice: around, and here."""
+    (around, _, fine), (*_, coarse) = slopes(clean, degraded, 1), slopes(clean, degraded, 4)
+    # A veil weakens fine and coarse alike; networks soften a little; what blurs, takes the more the finer detail is.
+    here = coarse * (fine / (0.9 * coarse.clamp(min=1e-3))).clamp(max=1) ** 2
+    # Squares are wider than a streak: beside it, where the veil is what it is in most places, it hides nothing.
+    veil, weight = degraded - around * clean, torch.ones_like(around)
+    for _ in range(3):  # weights that fall with the distance from the mean draw it to what is usual
+        usual = mean_around(weight * veil, REACHES[0]) / mean_around(weight, REACHES[0])
+        weight = (0.02 + (veil - usual).abs().mean(0, keepdim=True)) ** -2
+    unusual = (veil - usual).abs().mean(0, keepdim=True) + 0.01
+    share = (mean_around(unusual, 1) / mean_around(unusual, 9)).clamp(max=1) ** 4
+    return around, 1 - (1 - here) * (1 - around * (1 - share))
+
+
+def doubled(layer: torch.Tensor, steepness: torch.Tensor) -> torch.Tensor:
+    """[1, h, w] to [1, 2 h, 2 w] that shrinks to it again, edges as steep as `steepness`, [1, ., .] in [0, 1], asks.
+
+    Where values pass from low to high within some pixels, they move to the nearer of the two; wider slopes stay.
+    """
+    height, width = layer.shape[1:]
+    large = resized(layer, 2 * height, 2 * width)
+    high = mean_around(F.max_pool2d(large, 5, 1, 2), 2)
+    low = -mean_around(F.max_pool2d(-large, 5, 1, 2), 2)
+    along = ((large - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    steep = low + (high - low) * along**2 * (3 - 2 * along)
+    large = large + resized(steepness, 2 * height, 2 * width).clamp(0, 1) * (steep - large)
+    return large + resized(layer - resized(large, height, width), 2 * height, 2 * width)
+
 
 def transfer_detail(
     photo: torch.Tensor,
@@ -23,27 +76,33 @@ def transfer_detail(
     degraded: torch.Tensor,
     progress: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
-    """Degrade a photograph as its small version was degraded.
+    """Degrade a photograph as its small copy was degraded: of the type and size of `photo`, exact if nothing changed.
 
     Args:
-        photo: [3, H, W], uint8, or float in [0, 1].
-        clean, degraded: float [3, h, w] in [0, 1]; the same scene without and with the degradation.
-        progress: called with the share that is done.
+        photo: uint8 tensor [3, H, W], or float in [0, 1].
+        clean, degraded: float tensors [3, h, w] in [0, 1]: the photograph at the working size (or, at that size
+            itself, the codec's rendering of it), and what the model made of it.
+        progress: called with the share done, after every strip.
 
-    Returns:
-        The degraded photograph, of the type and size of `photo`.
+    Raises:
+        ValueError: if the shapes do not fit together.
     """
-
-    def up(image: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(image[None], photo.shape[1:], mode="bicubic", antialias=True)[0]
-
-    def mean(image: torch.Tensor, side: int) -> torch.Tensor:
-        return F.avg_pool2d(F.pad(image[None], [side // 2] * 4, mode="replicate"), side, stride=1)[0]
-
-    x, y = (image - mean(image, 3) for image in (clean, degraded))
-    surviving = mean((x * y).mean(0, keepdim=True), 7) / (mean(x.square().mean(0, keepdim=True), 7) + 1e-4)
-    full = (photo.float() / 255 if photo.dtype == torch.uint8 else photo).to(clean.device)
-    result = (up(degraded) + up(surviving.clamp(0, 1)) * (full - up(clean))).clamp(0, 1)
-    if progress is not None:
-        progress(1.0)
-    return ((result * 255).round() if photo.dtype == torch.uint8 else result).to(photo)
+    if photo.ndim != 3 or clean.shape != degraded.shape or clean.shape[0] != photo.shape[0]:
+        raise ValueError(f"Shapes do not fit: {[tuple(i.shape) for i in (photo, clean, degraded)]}.")
+    height, width = photo.shape[1:]
+    around, here = transmission(clean, degraded)
+    layers = torch.cat([degraded - clean + (1 - here) * clean, 1 - here])  # exact zeros where nothing changed
+    for _ in range(DOUBLINGS):
+        if min(height / layers.shape[1], width / layers.shape[2]) >= 2:
+            layers = torch.cat([doubled(layer[None], steepness=around) for layer in layers])
+    layers = resized(layers, height, layers.shape[2])
+    result, white = torch.empty_like(photo), 255 if photo.dtype == torch.uint8 else 1
+    for top in range(0, height, STRIP):
+        rows = slice(top, top + STRIP)
+        strip = photo[:, rows].float() / white
+        veil, lost = resized(layers[:, rows], strip.shape[1], width).split([3, 1])
+        strip = (strip + veil - lost * strip).clamp_(0, 1)
+        result[:, rows] = (strip * white).round_() if photo.dtype == torch.uint8 else strip
+        if progress is not None:
+            progress(min(1.0, (top + STRIP) / height))
+    return result
