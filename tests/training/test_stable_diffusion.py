@@ -128,7 +128,7 @@ def test_trains_resumes_and_samples(command, source, pairs, networks, monkeypatc
     for preset in (None, "fast", "paper"):
         pipeline = load_pipeline(run / "pipeline", device="cpu", preset=preset)
         output = pipeline(photo, "rain", mu=0.1, sigma=0.1, prompt="a dog", resolution=SIZE, num_inference_steps=2)
-        assert output.images[0].size == output.clean[0].size == (80, 64)
+        assert output.images[0].size == output.clean[0].size == (100, 80)
     assert pipeline.unet.config.in_channels == 8 and pipeline.config.resolution == 512
     for name in ("vae", "text_encoder"):
         states = [network.state_dict() for network in (networks[name], getattr(pipeline, name))]
