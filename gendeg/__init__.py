@@ -1,7 +1,8 @@
 """GenDeg: diffusion-based degradation of clean photographs with controllable intensity (arXiv 2411.17687)."""
 
+from gendeg.call import GenDegOutput
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS, get_degradation
-from gendeg.pipeline import GenDegOutput, GenDegPipeline
+from gendeg.pipeline import GenDegPipeline
 
 __all__ = ["DEGRADATIONS", "GenDegOutput", "GenDegPipeline", "get_degradation", "load_pipeline"]

@@ -51,7 +51,7 @@ def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def convert(images: Sequence[torch.Tensor], output_type: str) -> Images:
-    """Images [3, H, W], uint8 or float in [0, 1], as the caller wants them, see `GenDegOutput`."""
+    """Images [3, H, W], uint8 or float in [0, 1], as the caller wants them, see `gendeg.call.GenDegOutput`."""
     if output_type == "pil":
         as_bytes = (i if i.dtype == torch.uint8 else (i * 255).round().byte() for i in images)
         return [Image.fromarray(i.permute(1, 2, 0).cpu().numpy()) for i in as_bytes]

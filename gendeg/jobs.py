@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from gendeg.call import own_value
 from gendeg.captions import Captioner
 from gendeg.checkpoints import available_models, load_pipeline, read_settings
 from gendeg.degradations import DEGRADATIONS
 from gendeg.image_forms import convert
-from gendeg.pipeline import GenDegPipeline, own_value
+from gendeg.pipeline import GenDegPipeline
 from gendeg.request import Request, Result, degrade
 from runtime.errors import UserError
 from runtime.images import open_image

@@ -8,22 +8,18 @@ networks work at the size they were trained at; what they make is carried over t
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
-from gendeg.degradations import get_degradation
+from gendeg.call import GenDegOutput, check_inputs
 from gendeg.detail import transfer_detail
-from gendeg.image_forms import ImageInput, Images, convert, resize, to_bytes
+from gendeg.image_forms import ImageInput, convert, resize
 from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair
 from gendeg.intensity import match_intensity as matched
 from gendeg.physics import RULES
@@ -36,37 +32,6 @@ MAX_ASPECT = 8  # of its long side to its short one: beyond, what the network se
 _COMPONENTS = (
     "vae", "text_encoder", "tokenizer", "intensity_projection", "unet", "scheduler", "structure_correction"
 )  # fmt: skip
-
-
-@dataclass
-class GenDegOutput(BaseOutput):
-    """What a call gives back: pairs aligned pixel by pixel, that differ by the degradation and not by the codec.
-
-    "Images" below are PIL images in a list, or values in [0, 1]: an array [B, H, W, 3] or a tensor [B, 3, H, W] if all
-    have one size, else a list of [H, W, 3] or [3, H, W].
-
-    Attributes:
-        images: the degraded images, at the asked `output_size`.
-        clean: the photographs themselves, at that size.
-        degradation_maps: |clean - degraded|, at that size.
-        prompts: what the text encoder was told of each image.
-        mu, sigma: mean and standard deviation of each degradation map at the working size, where they are asked.
-        delivered_mu, delivered_sigma: those of `degradation_maps`; a blur, say, counts more the finer the photograph.
-        structure_correction: whether the structure of the degraded images was corrected.
-        uncorrected, corrected: the degraded images before and after that, at the working size; None where it was not.
-    """
-
-    images: Images
-    clean: Images
-    degradation_maps: Images
-    prompts: list[str]
-    mu: list[float]
-    sigma: list[float]
-    delivered_mu: list[float]
-    delivered_sigma: list[float]
-    structure_correction: bool
-    uncorrected: Images | None
-    corrected: Images | None
 
 
 def predict(
@@ -89,11 +54,6 @@ def predict(
         labels = torch.cat([context.flatten(1), *statistics], dim=1)
     inputs = torch.cat([latents, clean_latents], dim=1)
     return unet(inputs, timestep, encoder_hidden_states=context, class_labels=labels).sample
-
-
-def own_value(setting: Any, degradation: str) -> Any:
-    """A model's own setting, one value or {degradation: value}, for one degradation."""
-    return setting[degradation] if isinstance(setting, dict) else setting
 
 
 class GenDegPipeline(DiffusionPipeline):
@@ -199,8 +159,9 @@ class GenDegPipeline(DiffusionPipeline):
         Raises:
             UserError: for input that cannot be worked on, and if the model gives no numbers; the message says why.
         """
-        call = self.check_inputs({name: value for name, value in locals().items() if name != "self"})
-        height, width = call.working_size
+        asked = {name: value for name, value in locals().items() if name != "self"}
+        call = check_inputs(asked, self.config, self.structure_correction is not None)
+        height, width = call.working_size = self.common_working_size(call.photos, call.resolution)
         clean = torch.stack([resize(photo, call.working_size) for photo in call.photos])
         clean = (clean.float() / 255).to(self._execution_device)
         clean_latents = self.encode(clean.to(self.unet.dtype))
@@ -245,48 +206,6 @@ class GenDegPipeline(DiffusionPipeline):
             corrected=convert(corrected, output_type) if call.structure_correction else None,
         )
 
-    def check_inputs(self, asked: dict[str, Any]) -> SimpleNamespace:
-        """The arguments of a call, checked and complete: what is None there is the model's own setting.
-
-        `image` becomes `photos`, uint8 tensors [3, H, W]; mu, sigma, prompt and phrase become lists, one each;
-        `working_size` (height, width) is added.
-
-        Raises:
-            UserError: see `__call__`.
-        """
-        call = SimpleNamespace(**asked)
-        call.degradation = get_degradation(call.degradation)
-        for name, own in self.config.items():
-            if name in asked and asked[name] is None:
-                setattr(call, name, own_value(own, call.degradation.name))
-        call.photos = to_bytes(call.image)
-        for name in ("mu", "sigma", "prompt", "phrase"):
-            setattr(call, name, _per_image(getattr(call, name), len(call.photos), name))
-        call.mu, call.sigma = (
-            [None if value is None or math.isnan(value) else float(value) for value in values]
-            for values in (call.mu, call.sigma)
-        )
-        if isinstance(call.generator, (list, tuple)):
-            call.generator = _per_image(call.generator, len(call.photos), "generator")
-        if call.num_inference_steps < 1:
-            raise UserError("The number of steps must be at least 1.")
-        if call.output_type not in ("pil", "np", "pt"):
-            raise UserError(f'output_type must be "pil", "np" or "pt", not {call.output_type!r}.')
-        whole = isinstance(call.output_size, int) and call.output_size > 0
-        if not whole and call.output_size not in ("photo", "working"):
-            raise UserError(f'output_size must be "photo", "working" or a number of pixels, not {call.output_size!r}.')
-        if call.structure_correction not in (True, False, "auto"):
-            raise UserError(f'structure_correction must be True, False or "auto", not {call.structure_correction!r}.')
-        if call.structure_correction is True and self.structure_correction is None:
-            raise UserError("This model holds no structure correction module.")
-        if call.structure_correction == "auto":
-            call.structure_correction = call.degradation.structure_correction and self.structure_correction is not None
-        sizes = {self.working_size(*photo.shape[1:], call.resolution) for photo in call.photos}
-        if len(sizes) > 1:
-            raise UserError("Images of different aspect ratios cannot share a batch. Call once for each.")
-        (call.working_size,) = sizes
-        return call
-
     def working_size(self, height: int, width: int, resolution: int | None = None) -> tuple[int, int]:
         """Height and width at which the networks see an image: short side `resolution`, long side bounded.
 
@@ -306,6 +225,17 @@ class GenDegPipeline(DiffusionPipeline):
             raise UserError(f"The resolution must be at least {self.size_multiple} pixels.")
         scale = min(resolution / short, max(self.config.max_side, resolution) / long)
         return round(height * scale), round(width * scale)
+
+    def common_working_size(self, photos: Sequence[torch.Tensor], resolution: int) -> tuple[int, int]:
+        """Height and width at which the networks see all these images [3, H, W] in one batch.
+
+        Raises:
+            UserError: as above, and for images that come out at different sizes.
+        """
+        sizes = {self.working_size(*photo.shape[1:], resolution) for photo in photos}
+        if len(sizes) > 1:
+            raise UserError("Images of different aspect ratios cannot share a batch. Call once for each.")
+        return sizes.pop()
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image condition: images [B, 3, H, W] in [0, 1] to unscaled latents, padded to what the networks need."""
@@ -461,11 +391,3 @@ def _to_unit(images: torch.Tensor) -> torch.Tensor:
             "(GENDEG_DTYPE=float32 is the highest)."
         )
     return (images.float() / 2 + 0.5).clamp(0, 1)
-
-
-def _per_image(value: Any, count: int, name: str) -> list[Any]:
-    several = isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim)
-    values = list(value) if several else [value] * count
-    if len(values) != count:
-        raise UserError(f"There are {count} images but {len(values)} values of {name}.")
-    return values

@@ -18,6 +18,7 @@ import numpy as np
 import skimage
 from PIL import Image
 
+from gendeg.call import own_value
 from gendeg.captions import available_captioner
 from gendeg.checkpoints import PRESETS, available_models, read_settings
 from gendeg.degradations import DEGRADATIONS, get_degradation
@@ -32,7 +33,6 @@ from gendeg.figures import (
 )
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
-from gendeg.pipeline import own_value
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, cancel, until

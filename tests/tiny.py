@@ -24,8 +24,8 @@ from restorers import registry, save_restorer
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
-from training.generator import Generator, save_pipeline
-from training.text import train_tokenizer
+from training.generator.bridge import Generator, save_pipeline
+from training.generator.tokenizer import train_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
 

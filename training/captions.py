@@ -18,7 +18,7 @@ from gendeg.captions import MODEL, Captioner
 from runtime.errors import UserError
 from runtime.images import open_image, shown
 from training.command_line import command_line, listing
-from training.dataset_store import AppendLog
+from training.dataset.store import AppendLog
 from training.photos import Photos
 
 

@@ -27,7 +27,7 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         `main` that returns the exit code: 0, or its own; 2 after such a sentence; 130 after Ctrl-C. What else goes
         wrong is our fault and stays an exception.
     """
-    name = Path(inspect.getfile(main)).stem
+    name = _command(inspect.getfile(main))
 
     @wraps(main)
     def answering(*arguments: Any) -> int:
@@ -49,6 +49,12 @@ def command_line(main: Callable[..., int | None]) -> Callable[..., int]:
         return code
 
     return answering
+
+
+def _command(file: str) -> str:
+    """ "generator" for training/generator/__main__.py, "codec" for training/codec.py."""
+    path = Path(file)
+    return path.parent.name if path.stem == "__main__" else path.stem
 
 
 def _words(error: Exception) -> str:
@@ -97,7 +103,11 @@ def read_recipe(
     Raises:
         UserError: if the recipe is none, or there are no photographs where they should be.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m training.{_command(sys.argv[0])}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("recipe", type=Path, help="YAML file, see training/recipes")
     parser.add_argument("--photos", type=Path, help="folder of clean photographs (default: procedural scenes)")
     parser.add_argument("--output", type=Path, help="where checkpoints and the model go (default: runs/<recipe>)")

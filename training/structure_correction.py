@@ -23,10 +23,10 @@ from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler
 from gendeg.structure_correction import StructureCorrection
 from training.command_line import command_line, read_recipe
+from training.generator.pipeline_folder import settings_of, write_pipeline
 from training.loop import LoopSettings, train
 from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
-from training.pipeline_folder import settings_of, write_pipeline
 
 
 class Samples(Dataset):

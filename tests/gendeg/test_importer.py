@@ -28,7 +28,7 @@ from training.benchmarks.importer import (
     original_vae,
     write_random,
 )
-from training.text import train_tokenizer
+from training.generator.tokenizer import train_tokenizer
 
 LEVELS = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}
 CALL = {"degradation": "haze", "mu": 0.1, "sigma": 0.1, "num_inference_steps": 2, "output_type": "pt"}

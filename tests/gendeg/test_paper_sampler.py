@@ -9,7 +9,7 @@ from gendeg import GenDegPipeline
 from gendeg.checkpoints import PRESETS, with_preset
 from gendeg.importer import NOISE_SCHEDULE
 from gendeg.intensity import IntensityProjection
-from training.text import train_tokenizer
+from training.generator.tokenizer import train_tokenizer
 
 SHAPE = (1, 4, 8, 8)
 LEVELS = {"block_out_channels": (8, 8), "norm_num_groups": 4}

@@ -5,7 +5,7 @@ from torch import nn
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
-from training.adversarial import AdversarialLoss, AdversarialPair, Discriminator, amounts, lattice
+from training.generator.adversarial import AdversarialLoss, AdversarialPair, Discriminator, amounts, lattice
 
 
 class _Bridge:

@@ -10,8 +10,8 @@ from PIL import Image
 from gendeg.captions import Captioner
 from tests.gendeg.test_captions import tiny_blip2
 from training.captions import main
-from training.create_dataset import Photo, with_captions
-from training.dataset_store import AppendLog
+from training.dataset.plan import Photo, with_captions
+from training.dataset.store import AppendLog
 
 
 @pytest.fixture(scope="module")

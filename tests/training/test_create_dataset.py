@@ -24,7 +24,8 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior
 from training import create_dataset
-from training.dataset_store import AppendLog, image_name
+from training.dataset.samples import MAX_ATTEMPTS, draw
+from training.dataset.store import AppendLog, image_name
 from training.pair_folders import PairFolders
 
 
@@ -277,7 +278,7 @@ def test_a_full_disk(command, tmp_path: Path, capfd) -> None:
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_drawn_intensities_follow_the_histograms(name: str) -> None:
     prior = IntensityPrior()
-    drawn = [create_dataset.draw(0, f"photo-{i}.jpg", name, 0, 1)[0] for i in range(10_000)]
+    drawn = [draw(0, f"photo-{i}.jpg", name, 0, 1)[0] for i in range(10_000)]
     bins = [[int(s.mu / MU_MAX * NUM_BINS), int(s.sigma / SIGMA_MAX * NUM_BINS)] for s in drawn]
     counts = np.zeros((NUM_BINS, NUM_BINS))
     np.add.at(counts, tuple(np.array(bins).T), 1)
@@ -311,12 +312,12 @@ def test_what_is_not_accepted_is_drawn_anew_or_given_up(command, tmp_path: Path,
     assert all(row["mu_reached"] >= 0.12 for row in rows(output))
     assert max(row["attempts"] for row in rows(output)) > 1
     for row in rows(output):
-        drawn, seed = create_dataset.draw(0, row["source_file"], "rain", 0, row["attempts"])
+        drawn, seed = draw(0, row["source_file"], "rain", 0, row["attempts"])
         assert (row["mu_asked"], row["seed"]) == (pytest.approx(drawn.mu, abs=1e-6), seed)
     log = (output / ".progress" / "log.jsonl").read_bytes()
     given_up = [record for line in log.splitlines() for record in json.loads(line)["discarded"]]
     assert sum(record["degradation"] == "haze" for record in given_up) == 6
-    assert all(record["attempts"] == create_dataset.MAX_ATTEMPTS for record in given_up)
+    assert all(record["attempts"] == MAX_ATTEMPTS for record in given_up)
     generated = sum(entry["attempts"] for entry in rows(output) + given_up)
     share = (generated - len(rows(output))) / generated
     assert (

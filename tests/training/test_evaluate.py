@@ -13,8 +13,12 @@ from gendeg import GenDegPipeline, load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.structure_correction import StructureCorrection
 from restorers import load_restorer
-from training import evaluate
-from training.pipeline_folder import settings_of
+from training.evaluate.__main__ import main
+from training.evaluate.control import evaluate_control
+from training.evaluate.inputs import SIZE, evaluation_squares
+from training.evaluate.restorers import evaluate_restorers
+from training.evaluate.structure import evaluate_structure
+from training.generator.pipeline_folder import settings_of
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +27,12 @@ def pipeline(tiny_pipeline_folder: Path) -> GenDegPipeline:
     module = StructureCorrection(width=4, enc_blk_nums=[1], middle_blk_num=1, dec_blk_nums=[1])
     torch.nn.init.zeros_(module.ending.weight), torch.nn.init.zeros_(module.ending.bias)
     components = load_pipeline(tiny_pipeline_folder, device="cpu").components | {"structure_correction": module}
-    return GenDegPipeline(**components, resolution=evaluate.SIZE, num_inference_steps=1, guidance_scale=1.0)
+    return GenDegPipeline(**components, resolution=SIZE, num_inference_steps=1, guidance_scale=1.0)
 
 
 @pytest.fixture(scope="module")
 def photos() -> torch.Tensor:
-    return evaluate.evaluation_squares(None)[:3]
+    return evaluation_squares(None)[:3]
 
 
 def test_what_is_left_as_it_is_gains_nothing(photos: torch.Tensor, tiny_restorers_folder: Path) -> None:
@@ -38,7 +42,7 @@ def test_what_is_left_as_it_is_gains_nothing(photos: torch.Tensor, tiny_restorer
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
             return images
 
-    table = evaluate.evaluate_restorers([Same(), load_restorer(tiny_restorers_folder / "nafnet")], photos)
+    table = evaluate_restorers([Same(), load_restorer(tiny_restorers_folder / "nafnet")], photos)
     assert list(table) == [*DEGRADATIONS, "clean"]
     for name in DEGRADATIONS:
         assert table[name]["same_psnr"] == table[name]["same_ssim"] == 0
@@ -48,7 +52,7 @@ def test_what_is_left_as_it_is_gains_nothing(photos: torch.Tensor, tiny_restorer
 
 
 def test_a_correction_of_nothing_changes_nothing(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:
-    table = evaluate.evaluate_structure(pipeline, photos)
+    table = evaluate_structure(pipeline, photos)
     assert list(table) == list(DEGRADATIONS)
     for row in table.values():
         for measure in ("psnr", "ssim", "detail_psnr", "gradients"):
@@ -57,9 +61,9 @@ def test_a_correction_of_nothing_changes_nothing(pipeline: GenDegPipeline, photo
 
 
 def test_control_is_measured_without_matching(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:
-    plain = evaluate.evaluate_control(pipeline, photos)
+    plain = evaluate_control(pipeline, photos)
     matching = GenDegPipeline(**pipeline.components, **settings_of(pipeline) | {"match_intensity": True})
-    assert evaluate.evaluate_control(matching, photos) == plain
+    assert evaluate_control(matching, photos) == plain
     for row in plain.values():
         assert all(-1 <= row[f"{number}_rank_correlation"] <= 1 for number in ("mu", "sigma"))
 
@@ -69,14 +73,14 @@ def test_command(
 ) -> None:
     def run(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
-        evaluate.main()
+        main()
 
     run("codec", "--model", tiny_pipeline_folder, "--limit", 2, "--output", tmp_path / "codec.json")
     table = json.loads((tmp_path / "codec.json").read_text())["codec"]
     assert table["photographs"] == 2 and table["psnr_worst"] <= table["psnr_mean"]
     assert f"| codec | 2.000 | {table['psnr_mean']:.3f} |" in capsys.readouterr().out
     run("sheet", "--model", tiny_pipeline_folder, "--choose", *range(6), "--output", tmp_path / "sheet.png")
-    assert Image.open(tmp_path / "sheet.png").size == (4 * evaluate.SIZE + 3 * 4, 6 * (evaluate.SIZE + 20))
+    assert Image.open(tmp_path / "sheet.png").size == (4 * SIZE + 3 * 4, 6 * (SIZE + 20))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def test_wrong_input_is_answered_with_a_sentence(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
     try:
-        code = evaluate.main()
+        code = main()
     except SystemExit as end:  # of argparse
         code = end.code
     assert code == 2 and sentence in capsys.readouterr().err
@@ -110,7 +114,7 @@ def test_restorers_of_one_name_are_told_apart(
         shutil.copytree(tiny_restorers_folder / "nafnet", folder)
     command = ["evaluate", "restorers", "--restorers", *folders, "--limit", "1", "--output", str(tmp_path / "x.json")]
     monkeypatch.setattr(sys, "argv", command)
-    evaluate.main()
+    main()
     table = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
     assert all({f"{folder}_psnr" for folder in folders} <= set(row) for row in table.values())
     assert set(table["clean"]) < set(table["haze"])

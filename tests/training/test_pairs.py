@@ -11,7 +11,7 @@ from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from tests.runtime.test_files import full_disk
-from training.generator import encode_pairs
+from training.generator.latent_pairs import encode_pairs
 from training.pairs import PHRASES, SimulatedPairs, _simulated, stored_pairs
 from training.photos import Photos
 from training.simulators.matching import SIMULATORS, simulate

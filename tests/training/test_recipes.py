@@ -211,4 +211,4 @@ def test_another_tools_recipe_is_told(refused):
 
 
 def test_a_generator_needs_a_codec(refused):
-    assert "--codec" in refused("generator", RECIPES / "generator-smoke.yaml")
+    assert "--codec" in refused("generator.__main__", RECIPES / "generator-smoke.yaml")

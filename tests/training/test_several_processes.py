@@ -14,7 +14,7 @@ import yaml
 
 from gendeg import load_pipeline
 from gendeg.codec import PatchCodec
-from training import generator
+from training.generator.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "training" / "recipes" / "generator-smoke.yaml"
@@ -46,10 +46,10 @@ def test_two_processes_go_on_like_one(codec, tmp_path, monkeypatch):
 
     runs = one, two = [tmp_path / name / "run" for name in ("one", "two")]
     monkeypatch.setattr(sys, "argv", command(tmp_path / "first.yaml", one))
-    generator.main()
+    main()
     shutil.copytree(one.parent, two.parent)
     monkeypatch.setattr(sys, "argv", command(SMOKE, one))
-    generator.main()
+    main()
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])

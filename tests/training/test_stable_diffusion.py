@@ -19,10 +19,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from gendeg import importer, load_pipeline
 from gendeg.importer import FULL_SIZE, NOISE_SCHEDULE
 from runtime.errors import UserError
-from training import generator
+from training.generator.__main__ import main
+from training.generator.stable_diffusion import NoiseLoss, PromptedPairs, initial_pipeline, load_pair, read_pairs
+from training.generator.tokenizer import train_tokenizer
 from training.pairs import ConditionDropout
-from training.stable_diffusion import NoiseLoss, PromptedPairs, initial_pipeline, load_pair, read_pairs
-from training.text import train_tokenizer
 
 RECIPE = Path(__file__).resolve().parents[2] / "training" / "recipes" / "generator-sd15.yaml"
 LEVELS = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}
@@ -94,7 +94,7 @@ def command(tmp_path, monkeypatch):
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         output = ["--output", str(tmp_path / "run")]
         monkeypatch.setattr(sys, "argv", ["generator", str(tmp_path / "recipe.yaml"), *output, *map(str, arguments)])
-        assert generator.main() == code
+        assert main() == code
         return tmp_path / "run"
 
     return run
@@ -128,7 +128,7 @@ def test_trains_resumes_and_samples(command, source, pairs, networks, monkeypatc
     for preset in (None, "fast", "paper"):
         pipeline = load_pipeline(run / "pipeline", device="cpu", preset=preset)
         output = pipeline(photo, "rain", mu=0.1, sigma=0.1, prompt="a dog", resolution=SIZE, num_inference_steps=2)
-        assert output.images[0].size == output.clean[0].size == (80, 64)
+        assert output.images[0].size == output.clean[0].size == (100, 80)
     assert pipeline.unet.config.in_channels == 8 and pipeline.config.resolution == 512
     for name in ("vae", "text_encoder"):
         states = [network.state_dict() for network in (networks[name], getattr(pipeline, name))]

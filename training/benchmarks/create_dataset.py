@@ -23,8 +23,8 @@ from PIL import Image
 from gendeg.codec import PatchCodec
 from gendeg.scheduler import BridgeScheduler
 from training import create_dataset
-from training.generator import Generator, save_pipeline
-from training.text import train_tokenizer
+from training.generator.bridge import Generator, save_pipeline
+from training.generator.tokenizer import train_tokenizer
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "generator-smoke.yaml"
 SIZE = 64  # pixels of each side of a photograph

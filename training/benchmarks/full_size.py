@@ -25,7 +25,7 @@ from gendeg.checkpoints import with_preset
 from gendeg.importer import FULL_SIZE, NOISE_SCHEDULE, RESOLUTION
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline
-from training.text import train_tokenizer
+from training.generator.tokenizer import train_tokenizer
 
 ROUNDS = 3
 _NARROW = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}

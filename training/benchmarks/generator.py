@@ -15,7 +15,7 @@ import torch
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
-from training.evaluate import evaluation_squares
+from training.evaluate.inputs import evaluation_squares
 
 
 def main() -> None:

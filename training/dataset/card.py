@@ -15,7 +15,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior
 from runtime.files import write_whole
-from training.dataset_store import PAIRS_PER_SHARD, PairStore
+from training.dataset.store import PAIRS_PER_SHARD, PairStore
 
 SHEET, FIGURE = "contact-sheet.jpg", "intensities.png"
 _REAL, _ASKED, _REACHED = "#c7dbf0", "#08306b", "#e4572e"

@@ -33,10 +33,10 @@ from gendeg.pipeline import GenDegPipeline, predict
 from runtime.errors import UserError
 from runtime.images import open_image, write_image
 from training.codec import to_model_range
+from training.generator.pipeline_folder import settings_of, write_pipeline
 from training.loop import LoopSettings, processes, train, write_csv
 from training.pair_folders import PairFolders
 from training.pairs import ConditionDropout
-from training.pipeline_folder import settings_of, write_pipeline
 
 # ---------------------------------------------------------------------------------------------------------- model
 

@@ -21,7 +21,7 @@ from gendeg.pipeline import MIN_SIDE
 from runtime.errors import UserError
 from runtime.images import SUFFIXES, files_below, image_size, open_image
 from training.command_line import listing
-from training.dataset_store import AppendLog
+from training.dataset.store import AppendLog
 from training.json_lines import json_lines
 
 

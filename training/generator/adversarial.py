@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,9 +21,7 @@ from torch.nn.functional import avg_pool2d, leaky_relu, pixel_unshuffle, relu
 from gendeg.codec import PATCH, PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.scheduler import BridgeScheduler
-
-if TYPE_CHECKING:
-    from training.generator import BridgeLoss
+from training.generator.bridge_loss import BridgeLoss
 
 _NEARBY = 0.02  # step, in pixels' values, for the discriminator's slope
 _SLOPE_WEIGHT = 0.01

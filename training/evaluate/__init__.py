@@ -1,0 +1,1 @@
+"""Measures what the models reach and draws it; one question a file."""

@@ -1,0 +1,122 @@
+"""Measures what the models reach and draws it: python -m training.evaluate WHAT --photos DIR
+
+- `codec`: PSNR of the codec's round trip.
+- `control`: asked against reached intensity, per degradation, without matching: the networks' own control.
+- `sheet`: a contact sheet, six degradations at three intensities.
+- `structure`: what structure correction changes, in one-step predictions and in full generation.
+- `structure-sheet`: all six degradations, without and with structure correction.
+- `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
+- `restorers-sheet`: photographs as they are (real ones, say), beside what every restorer makes of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gendeg.checkpoints import load_pipeline
+from gendeg.degradations import DEGRADATIONS
+from restorers.registry import Restorer, available, load_restorer
+from runtime.errors import UserError
+from runtime.files import write_whole
+from runtime.images import write_image
+from training.command_line import command_line
+from training.evaluate.codec import evaluate_codec
+from training.evaluate.control import evaluate_control
+from training.evaluate.inputs import evaluation_squares
+from training.evaluate.restorers import evaluate_restorers
+from training.evaluate.sheets import contact_sheet, restorers_sheet, structure_sheet
+from training.evaluate.structure import evaluate_structure
+from training.photos import Photos
+
+
+@command_line
+def main() -> None:
+    """Measure or draw what the command line asks for; print the table, write the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sheets = ("sheet", "structure-sheet", "restorers-sheet")
+    parser.add_argument("what", choices=("codec", "control", "structure", "restorers", *sheets))
+    parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
+    parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
+    parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
+    parser.add_argument("--limit", type=int, help="use only so many photographs")
+    parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
+    parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
+    args = parser.parse_args()
+    if args.output and not args.output.parent.is_dir():
+        parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
+    files = Photos(args.photos).files
+    model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
+    if args.what == "restorers-sheet":
+        if not files:
+            parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
+        chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
+        write_image(restorers_sheet(model, chosen), args.output or "sheet.png")
+        return
+    photos = evaluation_squares(args.photos)[: args.limit]
+    if args.what in sheets:
+        photos = torch.stack(_chosen(photos, args.choose)) if args.choose else photos
+        if len(photos) < len(DEGRADATIONS) or (args.choose and len(photos) > len(DEGRADATIONS)):
+            parser.error(f"A sheet shows {len(DEGRADATIONS)} photographs, one for each row; here are {len(photos)}.")
+        sheet = contact_sheet if args.what == "sheet" else structure_sheet
+        write_image(sheet(model, photos), args.output or "sheet.png")
+        return
+    if args.what == "restorers":
+        result = evaluate_restorers(model, photos)
+    elif args.what == "structure":
+        result = evaluate_structure(model, photos)
+    elif args.what == "control":
+        result = evaluate_control(model, photos)
+    else:
+        result = {"codec": evaluate_codec(model, photos)}
+    print_table(result)
+    if args.output:
+        # JSON knows no infinity, the PSNR of an image that is left as it was.
+        finite = {n: {c: v if math.isfinite(v) else None for c, v in row.items()} for n, row in result.items()}
+        write_whole(args.output, (json.dumps(finite, indent=1) + "\n").encode())
+
+
+def print_table(rows: dict[str, dict[str, float]]) -> None:
+    """A Markdown table: a row a key, a column a measure."""
+    columns = list(next(iter(rows.values())))
+    print("| | " + " | ".join(c.replace("_", " ") for c in columns) + " |")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, values in rows.items():
+        print(
+            f"| {name.replace('_', ' ')} | "
+            + " | ".join(f"{values[c]:.3f}" if c in values else "" for c in columns)
+            + " |"
+        )
+
+
+def _chosen(photos: Sequence[Any], choose: list[int]) -> list[Any]:
+    if not all(0 <= i < len(photos) for i in choose):
+        raise UserError(f"--choose takes numbers from 0 to {len(photos) - 1}, of {len(photos)} photographs.")
+    return [photos[i] for i in choose]
+
+
+def _restorers(names: list[str] | None) -> list[Restorer]:
+    names = names or list(available())
+    if not names:
+        raise UserError("There are no restorers yet. Train one, or name a file with --restorers.")
+    restorers = [load_restorer(name) for name in names]
+    called = [restorer.name for restorer in restorers]
+    for restorer, name in zip(restorers, names, strict=True):
+        if called.count(restorer.name) > 1:  # every trained one lies in a folder `restorer`
+            restorer.name = str(name)
+    return restorers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

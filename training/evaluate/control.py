@@ -1,0 +1,39 @@
+"""How near does the network come to the asked intensity, by itself?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from tqdm import tqdm
+
+from gendeg.degradations import DEGRADATIONS
+from gendeg.pipeline import GenDegPipeline
+from training.evaluate.inputs import real_intensities
+
+
+def evaluate_control(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Ask every photograph for one intensity drawn from the prior, per degradation, and measure what is reached.
+
+    Columns: median |asked - reached| of mu and sigma, at the working size, and rank correlation of asked and reached.
+    """
+    settings = {"match_intensity": False, "output_size": "working", "output_type": "pt"}
+    table = {}
+    for name in DEGRADATIONS:
+        asked = real_intensities(name, len(photos), seed)
+        reached = []
+        for chunk in tqdm(range(0, len(photos), 8), desc=name):
+            part = slice(chunk, chunk + 8)
+            generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
+            mu, sigma = asked[part].T
+            output = pipeline(photos[part], name, mu=mu, sigma=sigma, generator=generators, **settings)
+            reached.append(np.stack([output.mu, output.sigma], axis=1))
+        reached = np.concatenate(reached)
+        off = np.median(np.abs(asked - reached), axis=0)
+        table[name] = {
+            "mu_error": float(off[0]),
+            "sigma_error": float(off[1]),
+            "mu_rank_correlation": float(spearmanr(asked[:, 0], reached[:, 0])[0]),
+            "sigma_rank_correlation": float(spearmanr(asked[:, 1], reached[:, 1])[0]),
+        }
+    return table

@@ -1,0 +1,1 @@
+"""Trains the generator: the compact profile's from random initialisation, the paper's from Stable Diffusion."""
