@@ -173,7 +173,7 @@ class PromptIR(nn.Module):
 
     architecture = "promptir"
     multiple = 8
-    overlap = 128
+    overlap = 160
 
     def __init__(
         self,
