@@ -1,6 +1,6 @@
 """The app: python app.py. On Hugging Face Spaces: sdk gradio, app_file app.py.
 
-GENDEG_MODEL names the generator to start with (default: the bundled "compact"); README, "Host it", lists all variables.
+GENDEG_MODEL names the generator to start with (default: the bundled "compact"); docs/security.md lists the limits.
 """
 
 from __future__ import annotations

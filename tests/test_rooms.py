@@ -1,6 +1,7 @@
-"""Who imports whom: rooms keep to their doors, there are no circles, and no file is too long to be read."""
+"""Are the rooms of ARCHITECTURE.md kept? Who may import whom, no circles, no file too long to be read."""
 
 import ast
+import re
 import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -128,3 +129,11 @@ def test_every_package_is_in_the_wheel() -> None:
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     there = {".".join(file.parent.relative_to(ROOT).parts) for file in FILES[1:]}
     assert there == set(packages) - {"gendeg.assets"}
+
+
+def test_files_that_documents_name_are_there() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "assets").rglob("*.md")]
+    pattern = re.compile(rf"`((?:{'|'.join(ROOMS)}|tests)/[a-z0-9_/-]+\.[a-z]+)`")
+    named = {(file.name, path) for file in documents for path in pattern.findall(file.read_text(encoding="utf-8"))}
+    assert ("ARCHITECTURE.md", "gendeg/pipeline.py") in named
+    assert {(document, path) for document, path in named if not (ROOT / path).is_file()} == set()
