@@ -69,8 +69,8 @@ class GenDegPipeline(DiffusionPipeline):
         max_side: long side, in pixels, beyond which images are worked on at less than `resolution`.
         draw_variants: whether the model knows the phrases of `Degradation.variants`. Then a call draws one for each
             image, and text guidance leads there from the plain phrase instead of from the empty prompt.
-        resolution, num_inference_steps, guidance_scale, image_guidance_scale, temperature, match_intensity: what a call
-            does that does not say otherwise; one value, or one for each degradation, {name: value}.
+        resolution, num_inference_steps, guidance_scale, image_guidance_scale, temperature, physics, match_intensity:
+            what a call does that does not say otherwise; one value, or one for each degradation, {name: value}.
     """
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
@@ -93,6 +93,7 @@ class GenDegPipeline(DiffusionPipeline):
         guidance_scale: float | dict[str, float] = 7.5,
         image_guidance_scale: float | dict[str, float] = 1.5,
         temperature: Sequence[float] | dict[str, Sequence[float]] = (1.0, 1.0),
+        physics: bool | dict[str, bool] = False,
         match_intensity: bool | dict[str, bool] = False,
     ):
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -122,6 +123,7 @@ class GenDegPipeline(DiffusionPipeline):
         image_guidance_scale: float | None = None,
         temperature: tuple[float, float] | None = None,
         structure_correction: bool | str = "auto",
+        physics: bool | None = None,
         match_intensity: bool | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_size: int | str = "photo",
@@ -146,6 +148,8 @@ class GenDegPipeline(DiffusionPipeline):
             structure_correction: whether to correct the structure of the degraded images; "auto": where the table of
                 degradations says so and the model holds a module for it. Elsewhere the photograph's fine detail is
                 transferred instead, as far as the degraded image has kept it, see `gendeg.detail`.
+            physics: whether to keep to what the degradation can do to a pixel, see `gendeg.physics`; None: the model's
+                own setting. Small networks make pictures that need it; large ones may know better.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
                 sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
             generator: random generator, or one for each image.
@@ -184,7 +188,7 @@ class GenDegPipeline(DiffusionPipeline):
             rendered = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
             images = zip(clean, rendered, generated, strict=True)
             degraded = torch.stack([transfer_detail(*three) for three in images])
-        if call.degradation.name in RULES:
+        if call.physics and call.degradation.name in RULES:
             degraded = RULES[call.degradation.name](clean, degraded)
         if call.match_intensity:
             degraded = matched(clean, degraded, call.mu, call.sigma)

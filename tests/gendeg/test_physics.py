@@ -1,11 +1,12 @@
 """What a degradation can do to a pixel is kept, and what it cannot is taken away."""
 
 import pytest
+import skimage
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gendeg.physics import RULES, dim, lay_white
+from gendeg.physics import RULES, dim, lay_white, move_light, show_surroundings
 
 
 def _images(seed, count=2):
@@ -41,3 +42,24 @@ def test_darkness_stays_and_blocks_in_it_go():
     assert left < 0.4 * blocks.std()
     assert bool((dim(clean, dark + 10 * blocks.abs()) <= clean + 1e-5).all()), "nothing gets brighter"
     assert dim(clean, dark).mean() == pytest.approx(float(dark.mean()), abs=1e-3)
+
+
+def test_light_that_moved_one_way_stays_and_noise_in_it_goes():
+    clean = torch.from_numpy(skimage.data.astronaut()[::2, ::2]).permute(2, 0, 1)[None] / 255
+    padded = torch.nn.functional.pad(clean, (4, 4, 0, 0), mode="reflect")
+    blurred = sum(padded[..., shift : shift + 256] for shift in range(9)) / 9
+    assert (move_light(clean, blurred) - blurred).abs().mean() < 0.004
+    noisy = blurred + 0.03 * torch.randn(blurred.shape, generator=torch.Generator().manual_seed(1))
+    assert (move_light(clean, noisy) - blurred).abs().mean() < 0.5 * (noisy - blurred).abs().mean()
+    dark = 0.5 * clean
+    assert torch.equal(move_light(clean, dark), dark), "no way of the light takes it away"
+
+
+def test_drops_keep_their_brightness_and_lose_colours_that_are_not_there():
+    clean = torch.tensor([0.6, 0.3, 0.2])[None, :, None, None].expand(1, 3, 64, 64)
+    drops = clean.clone()
+    drops[..., 20:40, 20:40] = torch.tensor([0.2, 0.9, 0.4])[None, :, None, None]
+    shown = show_surroundings(clean, drops)
+    torch.testing.assert_close(shown.mean(1), drops.mean(1), atol=1e-5, rtol=0)
+    colours = [image - image.mean(1, keepdim=True) for image in (shown, clean)]
+    torch.testing.assert_close(*colours, atol=1e-5, rtol=0)
