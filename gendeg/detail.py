@@ -15,7 +15,6 @@ from torch.nn import functional as F
 STRIP = 128  # rows of the photograph worked on at once, which bounds memory
 TELLING_VARIANCE = 1e-4  # of the clean image's local detail: with less, a square's own regression says little
 REACHES = (27, 9, 5)  # of the squares that transmission is measured in, coarse to fine
-DOUBLINGS = 2  # that keep edges steep, before the rest of the way is plain bicubic
 
 
 def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -40,8 +39,8 @@ def slopes(clean: torch.Tensor, degraded: torch.Tensor, finest: int) -> list[tor
     return found[1:]
 
 
-def transmission(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much of the clean image's fine detail is left, [3, h, w] twice to [1, h, w] twice: around, and here."""
+def transmission(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+    """How much of the clean image's fine detail is left, [3, h, w] twice to [1, h, w]."""
     (around, _, fine), (*_, coarse) = slopes(clean, degraded, 1), slopes(clean, degraded, 4)
     # A veil weakens fine and coarse alike; networks soften a little; what blurs, takes the more the finer detail is.
     here = coarse * (fine / (0.9 * coarse.clamp(min=1e-3))).clamp(max=1) ** 2
@@ -52,22 +51,18 @@ def transmission(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[torch.Ten
         weight = (0.02 + (veil - usual).abs().mean(0, keepdim=True)) ** -2
     unusual = (veil - usual).abs().mean(0, keepdim=True) + 0.01
     share = (mean_around(unusual, 1) / mean_around(unusual, 9)).clamp(max=1) ** 4
-    return around, 1 - (1 - here) * (1 - around * (1 - share))
+    return 1 - (1 - here) * (1 - around * (1 - share))
 
 
-def doubled(layer: torch.Tensor, steepness: torch.Tensor) -> torch.Tensor:
-    """[1, h, w] to [1, 2 h, 2 w] that shrinks to it again, edges as steep as `steepness`, [1, ., .] in [0, 1], asks.
-
-    Where values pass from low to high within some pixels, they move to the nearer of the two; wider slopes stay.
-    """
-    height, width = layer.shape[1:]
-    large = resized(layer, 2 * height, 2 * width)
-    high = mean_around(F.max_pool2d(large, 5, 1, 2), 2)
-    low = -mean_around(F.max_pool2d(-large, 5, 1, 2), 2)
-    along = ((large - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    steep = low + (high - low) * along**2 * (3 - 2 * along)
-    large = large + resized(steepness, 2 * height, 2 * width).clamp(0, 1) * (steep - large)
-    return large + resized(layer - resized(large, height, width), 2 * height, 2 * width)
+def convolve(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """An image [3, H, W], float in [0, 1] or uint8, with a kernel [k, k] of odd side, over mirrored borders."""
+    reach, result = kernel.shape[0] // 2, torch.empty_like(image)
+    for channel, convolved in zip(image, result, strict=True):
+        padded = F.pad(channel.float()[None, None], (reach,) * 4, mode="reflect")[0, 0]
+        spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=padded.shape)
+        values = torch.fft.irfft2(spectrum, s=padded.shape)[2 * reach :, 2 * reach :]
+        convolved.copy_(values.clamp(0, 1) if image.is_floating_point() else values.round().clamp(0, 255))
+    return result
 
 
 def transfer_detail(
@@ -90,11 +85,10 @@ def transfer_detail(
     if photo.ndim != 3 or clean.shape != degraded.shape or clean.shape[0] != photo.shape[0]:
         raise ValueError(f"Shapes do not fit: {[tuple(i.shape) for i in (photo, clean, degraded)]}.")
     height, width = photo.shape[1:]
-    around, here = transmission(clean, degraded)
+    here = transmission(clean, degraded)
     layers = torch.cat([degraded - clean + (1 - here) * clean, 1 - here])  # exact zeros where nothing changed
-    for _ in range(DOUBLINGS):
-        if min(height / layers.shape[1], width / layers.shape[2]) >= 2:
-            layers = torch.cat([doubled(layer[None], steepness=around) for layer in layers])
+    if height > clean.shape[1]:  # enlarging is soft: what it would lose is added before
+        layers = 2 * layers - resized(resized(layers, *(2 * side for side in layers.shape[1:])), *layers.shape[1:])
     layers = resized(layers, height, layers.shape[2])
     result, white = torch.empty_like(photo), 255 if photo.dtype == torch.uint8 else 1
     for top in range(0, height, STRIP):

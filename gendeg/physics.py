@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from gendeg.detail import mean_around
+from gendeg.detail import convolve, mean_around, resized, transfer_detail
 
 _REACH = 24  # pixels to each side that a blur may carry light
 _NOISE = 1e-2  # of the spectrum's mean power: frequencies with less say little about the way of the light
@@ -61,9 +61,15 @@ def dim(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
 def move_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     """`clean`, its light moved along one way, the one that comes nearest to `degraded`; arguments as above.
 
-    The way is a regularised quotient of the two spectra (a Wiener filter), made non-negative, with a sum of 1. Images
-    that no one way explains stay as they are.
+    Images that no one way explains stay as they are.
     """
+    moved = torch.stack([convolve(*pair) for pair in zip(clean, ways_of_light(clean, degraded), strict=True)])
+    missed, change = ((degraded - image).abs().mean((1, 2, 3), keepdim=True) for image in (moved, clean))
+    return torch.where(missed < _EXPLAINED * change, moved, degraded)
+
+
+def ways_of_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+    """How light has moved in each image [B, 3, H, W]: kernels [B, k, k] of sum 1, by Wiener's quotient of spectra."""
     height, width = clean.shape[-2:]
     fade = torch.outer(*(torch.hann_window(n, periodic=False, device=clean.device).sqrt() for n in (height, width)))
     x, y = (torch.fft.rfft2((i - i.mean((-2, -1), keepdim=True)) * fade) for i in (clean, degraded))
@@ -75,11 +81,7 @@ def move_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     way = way[:, height // 2 - reach :, width // 2 - reach :][:, : 2 * reach + 1, : 2 * reach + 1]
     way = (way - _FAINT * way.amax((-2, -1), keepdim=True)).clamp(min=0)
     way[:, reach, reach] += 1e-6  # it has a sum, whatever was found
-    way = (way / way.sum((-2, -1), keepdim=True)).flip(-2, -1)
-    pairs = zip(F.pad(clean, (reach,) * 4, mode="reflect"), way, strict=True)
-    moved = torch.stack([F.conv2d(image[:, None], one[None, None])[:, 0] for image, one in pairs]).clamp(0, 1)
-    missed, change = ((degraded - image).abs().mean((1, 2, 3), keepdim=True) for image in (moved, clean))
-    return torch.where(missed < _EXPLAINED * change, moved, degraded)
+    return way / way.sum((-2, -1), keepdim=True)
 
 
 def show_surroundings(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
@@ -97,3 +99,14 @@ RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  # of
     "raindrop": show_surroundings,
     "low_light": dim,
 }
+
+
+def at_size(name: str, photo: torch.Tensor, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+    """The photograph, uint8 [3, H, W], as its small copy `clean` became `degraded` by a rule, both [3, h, w]."""
+    if name == "motion_blur":
+        (way,) = ways_of_light(clean[None], degraded[None])
+        if (convolve(clean, way) - degraded).abs().mean() < 0.1 * (clean - degraded).abs().mean():
+            side = 2 * round(way.shape[0] * photo.shape[2] / clean.shape[2] / 2) + 1
+            large = resized(way[None], side, side)[0].clamp(min=0)
+            return convolve(photo, large / large.sum())
+    return transfer_detail(photo, clean, degraded)

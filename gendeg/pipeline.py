@@ -22,7 +22,7 @@ from gendeg.detail import transfer_detail
 from gendeg.image_forms import ImageInput, convert, resize
 from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair
 from gendeg.intensity import match_intensity as matched
-from gendeg.physics import RULES
+from gendeg.physics import RULES, at_size
 from gendeg.structure_correction import StructureCorrection
 from runtime.errors import UserError
 
@@ -277,7 +277,8 @@ class GenDegPipeline(DiffusionPipeline):
         if size == call.working_size:
             return clean, degraded
         photo = resize(photo, size)
-        return photo, transfer_detail(photo.to(clean.device), clean, degraded).cpu()
+        name = call.degradation.name if call.physics else ""
+        return photo, at_size(name, photo.to(clean.device), clean, degraded).cpu()
 
     def prompt(self, caption: str | None, phrase: str) -> str:
         """ "<caption>, <phrase>", the caption cut short where the text encoder could not take the whole."""

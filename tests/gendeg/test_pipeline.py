@@ -8,6 +8,8 @@ from PIL import Image
 
 from gendeg import load_pipeline
 from gendeg.degradations import DEGRADATIONS
+from gendeg.image_forms import resize
+from gendeg.physics import at_size
 from gendeg.pipeline import GenDegPipeline, predict
 from runtime.errors import UserError
 
@@ -91,12 +93,23 @@ def test_degradations_keep_to_their_rules(compact, photo):
     """An untrained network darkens, brightens and tints; rain and snow lay white, and low light brightens nothing."""
 
     def change(name):
-        output = compact(photo, name, generator=_seeded(), output_size="working", output_type="pt")
+        output = compact(photo, name, generator=_seeded(), output_size="working", output_type="pt", physics=True)
         return output.images - output.clean
 
     assert change("rain").min() >= 0 and change("snow").min() >= 0
     assert change("low_light").max() <= 1e-6
     assert change("haze").min() < -0.01 and change("haze").max() > 0.01
+    plain = compact(photo, "rain", generator=_seeded(), output_size="working", output_type="pt")
+    assert (plain.images - plain.clean).min() < -0.01, "off, unless the model's own settings say otherwise"
+
+
+def test_blur_at_the_photograph_s_size_is_that_of_its_small_copy(photo):
+    photo = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
+    clean = resize(photo, (photo.shape[1] // 2, photo.shape[2] // 2)).float() / 255
+    padded = torch.nn.functional.pad(clean[None], (4, 4, 0, 0), mode="reflect")[0]
+    degraded = sum(padded[..., shift : shift + clean.shape[2]] for shift in range(9)) / 9
+    result = resize(at_size("motion_blur", photo, clean, degraded), clean.shape[1:]).float() / 255
+    assert (result - degraded).abs().mean() < 0.15 * (degraded - clean).abs().mean()
 
 
 def test_values_that_are_not_numbers_never_come_out_as_a_black_picture(tiny_pipeline_folder, photo):
