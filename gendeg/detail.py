@@ -54,17 +54,6 @@ def transmission(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     return 1 - (1 - here) * (1 - around * (1 - share))
 
 
-def convolve(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """An image [3, H, W], float in [0, 1] or uint8, with a kernel [k, k] of odd side, over mirrored borders."""
-    reach, result = kernel.shape[0] // 2, torch.empty_like(image)
-    for channel, convolved in zip(image, result, strict=True):
-        padded = F.pad(channel.float()[None, None], (reach,) * 4, mode="reflect")[0, 0]
-        spectrum = torch.fft.rfft2(padded) * torch.fft.rfft2(kernel, s=padded.shape)
-        values = torch.fft.irfft2(spectrum, s=padded.shape)[2 * reach :, 2 * reach :]
-        convolved.copy_(values.clamp(0, 1) if image.is_floating_point() else values.round().clamp(0, 255))
-    return result
-
-
 def transfer_detail(
     photo: torch.Tensor,
     clean: torch.Tensor,

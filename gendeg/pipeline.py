@@ -17,12 +17,13 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import nn
 
+from gendeg.blur import convolve, enlarged, way_of_light
 from gendeg.call import GenDegOutput, check_inputs
 from gendeg.detail import transfer_detail
 from gendeg.image_forms import ImageInput, convert, resize
 from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair
 from gendeg.intensity import match_intensity as matched
-from gendeg.physics import RULES, at_size
+from gendeg.physics import RULES
 from gendeg.structure_correction import StructureCorrection
 from runtime.errors import UserError
 
@@ -171,16 +172,9 @@ class GenDegPipeline(DiffusionPipeline):
         clean_latents = self.encode(clean.to(self.unet.dtype))
         prompts, context, null_context = self.encode_prompts(call)
         latents = self.denoise(
-            clean_latents,
-            context,
-            null_context,
-            call.num_inference_steps,
-            call.guidance_scale,
-            call.image_guidance_scale,
-            call.generator,
-            call.callback_on_step_end,
-            call.temperature,
-        )
+            clean_latents, context, null_context, call.num_inference_steps, call.guidance_scale,
+            call.image_guidance_scale, call.generator, call.callback_on_step_end, call.temperature,
+        )  # fmt: skip
         generated = self.decode(latents)[..., :height, :width]
         if call.structure_correction:
             corrected = degraded = self.correct_structure(clean, generated)
@@ -188,13 +182,14 @@ class GenDegPipeline(DiffusionPipeline):
             rendered = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
             images = zip(clean, rendered, generated, strict=True)
             degraded = torch.stack([transfer_detail(*three) for three in images])
+        before = degraded
         if call.physics and call.degradation.name in RULES:
             degraded = RULES[call.degradation.name](clean, degraded)
         if call.match_intensity:
             degraded = matched(clean, degraded, call.mu, call.sigma)
         self.maybe_free_model_hooks()
         mu, sigma = (values.tolist() for values in intensity(clean, degraded))
-        pairs = [self.deliver(call, *images) for images in zip(call.photos, clean, degraded, strict=True)]
+        pairs = [self.deliver(call, *images) for images in zip(call.photos, clean, before, degraded, strict=True)]
         delivered_mu, delivered_sigma = zip(*(intensity_of_pair(*pair) for pair in pairs), strict=True)
         return GenDegOutput(
             images=convert([degraded for _, degraded in pairs], output_type),
@@ -267,7 +262,7 @@ class GenDegPipeline(DiffusionPipeline):
         return _to_unit(self.structure_correction(*((image * 2 - 1).to(dtype) for image in (clean, degraded))))
 
     def deliver(
-        self, call: SimpleNamespace, photo: torch.Tensor, clean: torch.Tensor, degraded: torch.Tensor
+        self, call: SimpleNamespace, photo: torch.Tensor, clean: torch.Tensor, before: torch.Tensor, after: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The pair (clean, degraded) at the asked `output_size`: float at the working size, else uint8; [3, H, W]."""
         size = {"photo": tuple(photo.shape[1:]), "working": call.working_size}.get(call.output_size)
@@ -275,10 +270,12 @@ class GenDegPipeline(DiffusionPipeline):
             scale = min(1, call.output_size / min(photo.shape[1:]))
             size = tuple(round(side * scale) for side in photo.shape[1:])
         if size == call.working_size:
-            return clean, degraded
-        photo = resize(photo, size)
-        name = call.degradation.name if call.physics else ""
-        return photo, at_size(name, photo.to(clean.device), clean, degraded).cpu()
+            return clean, after
+        photo = resize(photo, size).to(clean.device)
+        way = way_of_light(clean, before) if call.physics and call.degradation.name == "motion_blur" else None
+        if way is not None:
+            return photo.cpu(), convolve(photo, enlarged(way, photo.shape[2] / clean.shape[2])).cpu()
+        return photo.cpu(), transfer_detail(photo, clean, after).cpu()
 
     def prompt(self, caption: str | None, phrase: str) -> str:
         """ "<caption>, <phrase>", the caption cut short where the text encoder could not take the whole."""
