@@ -56,7 +56,8 @@ def way_of_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor | 
         way = enlarged(way, float((change + 1e-6) / (moved + 1e-6)))
         beyond = max(0, way.shape[0] // 2 - reach)
         way = way[beyond : way.shape[0] - beyond, beyond : way.shape[0] - beyond]
-    return way / way.sum()
+        way = way / way.sum().clamp(min=1e-12)
+    return way
 
 
 def enlarged(way: torch.Tensor, factor: float) -> torch.Tensor:

@@ -188,8 +188,8 @@ def load_pipeline(
         release_memory()
         advice = ", or set GENDEG_OFFLOAD=1" if device.type == "cuda" and not offload else ""
         raise UserError(
-            f"There is not enough memory on {device} for the model {str(name_or_path)!r}. End other programs that use "
-            f"it{advice}."
+            f"There is not enough memory on {device} for the model {Path(name_or_path).name!r}. End other programs "
+            f"that use it{advice}."
         )
     if compile:
         pipeline.unet.compile()
@@ -200,7 +200,7 @@ def _folder(source: str | Path) -> Path:
     """A generator's folder; a Hub repository's own is downloaded."""
     if Path(source).is_dir():
         if not (Path(source) / INDEX).is_file():
-            raise UserError(f"{source} is not a GenDeg pipeline: it holds no {INDEX}.")
+            raise UserError(f"{Path(source).name} is not a GenDeg pipeline: it holds no {INDEX}.")
         return Path(source)
     read_settings(source)  # before gigabytes of something else are downloaded
     try:

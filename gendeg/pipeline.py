@@ -272,7 +272,8 @@ class GenDegPipeline(DiffusionPipeline):
         if size == call.working_size:
             return clean, after
         photo = resize(photo, size).to(clean.device)
-        way = way_of_light(clean, before) if call.physics and call.degradation.name == "motion_blur" else None
+        moves = call.physics and not call.match_intensity and call.degradation.name == "motion_blur"
+        way = way_of_light(clean, before) if moves else None
         if way is not None:
             return photo.cpu(), convolve(photo, enlarged(way, photo.shape[2] / clean.shape[2])).cpu()
         return photo.cpu(), transfer_detail(photo, clean, after).cpu()

@@ -22,6 +22,7 @@ from runtime.limits import limit
 from runtime.memory import is_out_of_memory, release_memory
 
 MAX_SEED = 2**32 - 1
+MAX_CAPTION = 1000  # characters; the text encoder reads some fifty words
 MIN_RESOLUTION = 256
 STRUCTURE_CORRECTION = {"auto": "auto", "on": True, "off": False}
 OUTPUT_SIZES = ("photo", "working")
@@ -134,7 +135,7 @@ def read_request(
         ),
         resolution=None if resolution is None else _whole("The resolution", resolution, *resolutions()),
         output_size=_output_size(output_size),
-        caption=str(caption or ""),
+        caption=_caption(caption),
         structure_correction=STRUCTURE_CORRECTION[choice],
         preset=preset or None,
     )
@@ -195,12 +196,19 @@ def _map_to_show(degradation_map: Image.Image) -> np.ndarray:
 
 def _out_of_memory(pipeline: GenDegPipeline, count: int, width: int, height: int) -> str:
     what = f"{count} images of {width} × {height} pixels at once" if count > 1 else f"{width} × {height} pixels"
-    sentence = f"There is not enough memory for {what}. A lower resolution needs less memory"
+    sentence = f"There is not enough memory for {what}. A smaller working size or result needs less memory"
     if count > 1:
         sentence += ", and so does a single image"
     if pipeline._execution_device.type == "cuda" and not offloaded(pipeline):
         sentence += "; so does the whole model when it is started with GENDEG_OFFLOAD=1"
     return sentence + "."
+
+
+def _caption(value: Any) -> str:
+    caption = str(value or "")
+    if len(caption) > MAX_CAPTION:
+        raise UserError(f"The scene caption has {len(caption)} characters; {MAX_CAPTION} are the most.")
+    return caption
 
 
 def _output_size(value: Any) -> int | str:

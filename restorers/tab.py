@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -26,7 +25,7 @@ from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, cancel, until
 from runtime.page import bar, failed, failure, notes, preview, show_upload
 from runtime.paths import ASSETS
-from runtime.uploads import Photo, uploaded
+from runtime.uploads import Photo, files_folder, uploaded
 
 _EXAMPLES = ASSETS / "examples"
 EXAMPLES = {path.name: path.parent / "clean" / path.name for path in sorted(_EXAMPLES.glob("*.webp"))}
@@ -43,7 +42,7 @@ element.addEventListener('click', (event) => {
 
 
 class Images:
-    """The images of one photograph, in the order they came, as files that last as long as the session remembers them.
+    """The images of one photograph, in the order they came, as files that last as long as uploads do.
 
     Attributes:
         labels: what each is called.
@@ -53,7 +52,7 @@ class Images:
     """
 
     def __init__(self, photo: str):
-        self._folder = tempfile.TemporaryDirectory(prefix="restored-")
+        self._folder = files_folder("restored-")
         self._stem = Path(photo).stem[:60]
         self.labels: list[str] = []
         self.files: list[str] = []
@@ -74,7 +73,7 @@ class Images:
 
     def _save(self, image: Image.Image, kind: str) -> str:
         """Write the image labelled last; each in a folder of its own, as a restorer may be called "degraded", too."""
-        folder = Path(self._folder.name) / f"{len(self.labels)}-{kind}"
+        folder = self._folder / f"{len(self.labels)}-{kind}"
         folder.mkdir()
         path = folder / f"{self._stem}-{self.labels[-1].lower()}.png"
         image.save(path, compress_level=3)  # a third of the time, a tenth larger

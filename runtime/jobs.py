@@ -7,6 +7,7 @@ Gradio ends a job whose client hangs up while it listens. One that is posted and
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,10 +15,11 @@ from contextlib import asynccontextmanager, closing, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import gradio as gr
+from starlette.concurrency import run_in_threadpool
 
 from runtime.errors import UserError
 from runtime.limits import limit
+from runtime.uploads import sweep
 
 HEARTBEAT = 0.3  # seconds; a job can be abandoned this often, however long a step takes
 UNHEARD = 10.0  # seconds that a job's messages may lie unread; whoever posts by hand needs some to come back and listen
@@ -115,16 +117,26 @@ async def end_unheard_jobs(app: Any) -> AsyncIterator[None]:
 
 async def _watch(app: Any) -> None:
     unread: dict[str, float] = {}  # session -> since when its messages lie there
+    swept = time.monotonic()
     while True:
         await asyncio.sleep(1)
-        blocks: gr.Blocks = app.get_blocks()
-        queue, now = blocks._queue, time.monotonic()
-        sessions = dict(queue.pending_messages_per_session.items())
-        unread = {session: unread.get(session, now) for session, messages in sessions.items() if not messages.empty()}
-        for session, since in unread.items():
-            if now - since > UNHEARD and session in queue.pending_event_ids_session:
-                await queue.clean_events(session_hash=session)
-            if now - since > FORGOTTEN:
-                queue.pending_messages_per_session.pop(session, None)
-        for session in [session for session, events in queue.pending_event_ids_session.items() if not events]:
-            del queue.pending_event_ids_session[session]  # Gradio keeps an empty set of each
+        try:
+            unread = await _end_unheard(app.get_blocks()._queue, unread)
+            if time.monotonic() - swept > 60:
+                swept = time.monotonic()
+                await run_in_threadpool(sweep)
+        except Exception:
+            logging.exception("Jobs that nobody listens to could not be looked for.")
+
+
+async def _end_unheard(queue: Any, unread: dict[str, float]) -> dict[str, float]:
+    now, sessions = time.monotonic(), dict(queue.pending_messages_per_session.items())
+    unread = {session: unread.get(session, now) for session, messages in sessions.items() if not messages.empty()}
+    for session, since in unread.items():
+        if now - since > UNHEARD and session in queue.pending_event_ids_session:
+            await queue.clean_events(session_hash=session)
+        if now - since > FORGOTTEN:
+            queue.pending_messages_per_session.pop(session, None)
+    for session in [session for session, events in queue.pending_event_ids_session.items() if not events]:
+        del queue.pending_event_ids_session[session]  # Gradio keeps an empty set of each
+    return unread

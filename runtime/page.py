@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections import deque
+import threading
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from PIL import Image
 
 from runtime.errors import UserError, sentence
 from runtime.images import open_image
-from runtime.uploads import uploaded
+from runtime.uploads import files_folder, uploaded
 
 PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
 _NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
-_folders: deque[tempfile.TemporaryDirectory] = deque(maxlen=8)  # Gradio copies what it serves; the oldest are deleted
+_opening = threading.Lock()  # large photographs are opened one at a time
 
 
 def bar(share: float) -> str:
@@ -44,11 +43,10 @@ def notes(photo: Image.Image) -> str:
 
 def save_pngs(images: dict[str, Image.Image]) -> list[str]:
     """Write images under their names, for the page to serve; returns the paths."""
-    _folders.append(tempfile.TemporaryDirectory(prefix="gendeg-"))
-    paths = [Path(_folders[-1].name) / f"{name}.png" for name in images]
-    for path, image in zip(paths, images.values(), strict=True):
-        image.save(path, compress_level=3)  # a third of the time, a tenth larger
-    return [str(path) for path in paths]
+    folder = files_folder("gendeg-")
+    for name, image in images.items():
+        image.save(folder / f"{name}.png", compress_level=3)  # a third of the time, a tenth larger
+    return [str(folder / f"{name}.png") for name in images]
 
 
 def preview(image: Image.Image) -> Image.Image:
@@ -66,10 +64,11 @@ def show_upload(file: Any) -> Any:
         path = Path(uploaded(file) or "")
         if path.suffix.lower() not in _NOT_SHOWN:
             return gr.skip()
-        photo = open_image(path)
-        for note in photo.info["notes"]:
-            gr.Info(f"{escape(path.name)}: {escape(note)}.")
-        return save_pngs({path.stem[:60]: photo})[0]
+        with _opening:
+            photo = open_image(path)
+            for note in photo.info["notes"]:
+                gr.Info(f"{escape(path.name)}: {escape(note)}.")
+            return save_pngs({path.stem[:60]: photo})[0]
     except UserError as error:
         failed(error)
         return None

@@ -34,9 +34,10 @@ class Page(gr.Blocks):
         try:
             check_files(inputs)
             values = await super().preprocess_data(block_fn, inputs, *rest, **options)
-        except UserError:
+        except (UserError, OSError, MemoryError):
             raise
         except Exception as error:  # Gradio's components raise almost anything, and tell of themselves
+            logging.warning("A value was refused.", exc_info=error)
             raise UserError(UNFIT) from error
         for block, value in zip(block_fn.inputs, values, strict=True):
             if isinstance(block, gr.Dataset) and value is None:  # Gradio's examples take it for granted

@@ -6,7 +6,10 @@ Gradio checks file objects in a request only if they carry its `meta` key, so ev
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,18 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import UserError
-from runtime.limits import limit
+from runtime.limits import limit, max_bytes
 
+KEPT = 3600.0  # seconds that uploads and results are kept
+_FORM_BYTES = 1_000_000  # of a form around its file
+_VALUES_BYTES = 1_000_000  # of a request that is no upload
+_BLOCK = 4096  # bytes that a file takes at least
+_SWEPT = ("tmp", "gendeg-", "restored-")
 _NOT_UPLOADED = "This photograph is not among the uploaded files. Upload it once more."  # says nothing of what is there
 
 
@@ -78,24 +87,65 @@ def check_files(value: Any) -> None:
 
 
 class UploadGate:
-    """ASGI middleware: no uploads, no jobs while the files of all visitors have reached GENDEG_MAX_CACHE_GIGABYTES.
+    """ASGI middleware: how much requests may bring, and leave on the disk.
 
-    And no deep links: Gradio would write a session's state to the disk at each request for one, and never delete it.
+    One request brings a file of at most GENDEG_MAX_MEGABYTES, or values of at most a megabyte. None is taken while the
+    files of all visitors, with what is arriving, have reached GENDEG_MAX_CACHE_GIGABYTES. And no deep links: Gradio
+    would write a session's state to the disk at each request for one, and never delete it.
     """
 
     def __init__(self, app: ASGIApp):
-        self.app = app
+        self.app, self.arriving = app, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
         if path.endswith("/deep_link"):
             return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
-        adds_files = path.endswith(("/upload", "/queue/join")) or "/call/" in path
-        if adds_files and scope["method"] == "POST":
-            if _stored_bytes() >= limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9:
-                answer = {"detail": "There is no room for more uploads and results now. Try again in an hour."}
-                return await JSONResponse(answer, 507)(scope, receive, send)
-        return await self.app(scope, receive, send)
+        if not path or scope["method"] != "POST":
+            return await self.app(scope, receive, send)
+        most = max_bytes() + _FORM_BYTES if path.endswith("/upload") else _VALUES_BYTES
+        stored = await run_in_threadpool(_stored_bytes)
+        if stored + self.arriving >= limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9:
+            answer = {"detail": "There is no room for more uploads and results now. Try again in an hour."}
+            return await JSONResponse(answer, 507)(scope, receive, send)
+        arrived = 0
+
+        async def counted() -> Message:
+            nonlocal arrived
+            message = await receive()
+            size = len(message.get("body", b""))
+            arrived, self.arriving = arrived + size, self.arriving + size
+            if arrived > most:
+                raise _TooLarge
+            return message
+
+        try:
+            if int(dict(scope["headers"]).get(b"content-length", b"0")) > most:
+                raise _TooLarge
+            await self.app(scope, counted, send)
+        except _TooLarge:
+            answer = {"detail": f"This is larger than {most // 10**6} megabytes, which is the limit here."}
+            await JSONResponse(answer, 413)(scope, receive, send)
+        finally:
+            self.arriving -= arrived
+
+
+class _TooLarge(Exception):
+    """Ends the reading of a request."""
+
+
+def files_folder(prefix: str) -> Path:
+    """A new folder for files to be served, among the uploads: counted with them, and deleted like them."""
+    Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=get_upload_folder()))
+
+
+def sweep() -> None:
+    """Delete old files that Gradio does not know of: results, and what came of uploads that were broken off."""
+    for entry in os.scandir(get_upload_folder()) if os.path.isdir(get_upload_folder()) else ():
+        with suppress(OSError):
+            if entry.name.startswith(_SWEPT) and time.time() - entry.stat().st_mtime > KEPT:
+                shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
 def _stored_bytes() -> int:
@@ -103,5 +153,5 @@ def _stored_bytes() -> int:
     for folder, _, names in os.walk(get_upload_folder()):
         for name in names:
             with suppress(OSError):  # it was deleted meanwhile
-                total += os.lstat(os.path.join(folder, name)).st_size
+                total += max(_BLOCK, os.lstat(os.path.join(folder, name)).st_size)
     return total

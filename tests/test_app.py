@@ -147,6 +147,7 @@ def test_bad_images(degrade, photo: Path, tmp_path: Path, name: str, sentence: s
         ({"guidance_scale": -1}, "The guidance scale must be a number"),
         ({"resolution": 10_000}, "The resolution must be a whole number from 256 to 768"),
         ({"output_size": "huge"}, "The output size must be photo or working, or a short side in pixels, not huge"),
+        ({"caption": "a" * 1001}, "The scene caption has 1001 characters; 1000 are the most"),
         ({"output_size": -5}, "The output size must be photo or working"),
     ],
 )
@@ -215,7 +216,7 @@ def test_failure_of_the_model_is_a_sentence(degrade, photo: Path, monkeypatch: p
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(GenDegPipeline, "denoise", fail)
-    with pytest.raises(AppError, match="A lower resolution needs less memory"):
+    with pytest.raises(AppError, match="A smaller working size or result needs less memory"):
         degrade(photo)
     monkeypatch.undo()
     assert degrade(photo)[3]["seed"] == 0

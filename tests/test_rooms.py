@@ -87,7 +87,7 @@ def test_a_generator_needs_of_the_restorers_what_its_structure_correction_is_mad
 
 
 def test_only_the_app_its_tabs_and_its_jobs_import_gradio() -> None:
-    allowed = {"app", *TABS, "runtime.jobs", "runtime.page", "runtime.requests", "runtime.uploads"}
+    allowed = {"app", *TABS, "runtime.page", "runtime.requests", "runtime.uploads"}
     assert {module for module in MODULES if below(imports_of(module), "gradio")} == allowed
 
 

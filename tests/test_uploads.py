@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 import app
-from runtime import limits, uploads
+from runtime import limits, page, uploads
 from runtime.errors import UserError
 from runtime.uploads import Photo, uploaded
 
@@ -159,3 +160,47 @@ def test_a_request_that_is_none_is_answered_by_a_sentence(app_url: str) -> None:
         assert answer.status_code in (404, 422) and answer.json()["detail"].endswith(".")
     assert httpx.post(f"{app_url}gradio_api/call/none", json={"data": []}).status_code == 404
     assert httpx.post(f"{app_url}gradio_api/call/v2/degrade", json={}).status_code == 422
+
+
+def test_requests_are_limited_in_what_they_bring(app_url: str) -> None:
+    large = {"data": [None, "haze", None, None, 0, 1, None, None, None, "photo", "a" * 1_100_000]}
+    refused = httpx.post(f"{app_url}gradio_api/call/degrade", json=large)
+    assert refused.status_code == 413 and "larger than 1 megabytes" in refused.text
+
+    def parts() -> Iterator[bytes]:  # its length is not told beforehand
+        yield from (b"a" * 100_000 for _ in range(20))
+
+    refused = httpx.post(f"{app_url}gradio_api/queue/join", content=parts())
+    assert refused.status_code in (400, 413)
+    many = [("files", (f"{number}.png", b"\0" * 20_000_000)) for number in range(4)]
+    assert httpx.post(f"{app_url}gradio_api/upload", files=many, timeout=60).status_code == 413
+    assert httpx.get(app_url).status_code == 200
+
+
+def test_no_function_leaves_files_where_there_is_no_room(app_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "_stored_bytes", lambda: 8 * 10**9)
+    for path in ("run/predict", "api/predict", "call/degrade", "queue/join"):
+        answer = httpx.post(f"{app_url}gradio_api/{path}", json={"data": [], "fn_index": 0, "session_hash": "full"})
+        assert answer.status_code == 507, path
+
+
+def test_old_files_are_swept_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    old, new = uploads.files_folder("gendeg-"), uploads.files_folder("restored-")
+    for file in (old / "a.png", new / "b.png", tmp_path / "tmpbroken", tmp_path / "tmpnew", tmp_path / "known"):
+        file.touch()
+    for file in (old, tmp_path / "tmpbroken", tmp_path / "known"):
+        os.utime(file, (0, 0))
+    uploads.sweep()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([new.name, "tmpnew", "known"])
+
+
+def test_visitors_never_get_each_other_s_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+
+    def save(shade: int) -> bool:
+        (path,) = page.save_pngs({"photo": Image.new("L", (40, 40), shade)})
+        return Image.open(path).getextrema() == (shade, shade)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(save, range(200)))

@@ -158,7 +158,7 @@ def test_out_of_memory_is_a_sentence_and_not_the_end(models_folder, error, monke
     models = Models()
     models.prepare("models/paper")
     monkeypatch.setattr(AutoencoderKL, "decode", fail)
-    with pytest.raises(ValueError, match=r"not enough memory for 64 × 64 pixels\. A lower resolution needs less"):
+    with pytest.raises(ValueError, match=r"not enough memory for 64 × 64 pixels\. A smaller working size"):
         result_of(models, "models/paper")
     with pytest.raises(ValueError, match="not enough memory for 5 images of 64 × 64 pixels at once"):
         list(models.sweep(REQUEST, "models/paper"))
