@@ -7,8 +7,6 @@ rest: flakes, streaks, airlight, or a whole blurred image. (Compare the fast gui
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch.nn import functional as F
 
@@ -58,7 +56,6 @@ def transfer_detail(
     photo: torch.Tensor,
     clean: torch.Tensor,
     degraded: torch.Tensor,
-    progress: Callable[[float], None] | None = None,
 ) -> torch.Tensor:
     """Degrade a photograph as its small copy was degraded: of the type and size of `photo`, exact if nothing changed.
 
@@ -66,7 +63,6 @@ def transfer_detail(
         photo: uint8 tensor [3, H, W], or float in [0, 1].
         clean, degraded: float tensors [3, h, w] in [0, 1]: the photograph at the working size (or, at that size
             itself, the codec's rendering of it), and what the model made of it.
-        progress: called with the share done, after every strip.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -86,6 +82,4 @@ def transfer_detail(
         veil, lost = resized(layers[:, rows], strip.shape[1], width).split([3, 1])
         strip = (strip + veil - lost * strip).clamp_(0, 1)
         result[:, rows] = (strip * white).round_() if photo.dtype == torch.uint8 else strip
-        if progress is not None:
-            progress(min(1.0, (top + STRIP) / height))
     return result

@@ -105,12 +105,6 @@ def test_shrunk_back_it_is_the_picture_made_at_working_size():
     assert -10 * float(error.log10()) >= 32
 
 
-def test_progress_ends_at_one():
-    photo, told = photograph(4, 500, 40), []
-    transfer_detail(photo, torch.rand(3, 20, 20), torch.rand(3, 20, 20), told.append)
-    assert len(told) > 1 and told == sorted(told) and told[-1] == 1.0
-
-
 def test_memory_is_a_strip_s_whatever_the_height():
     """Beyond photograph and result; the largest float32 tensor made is told by the allocator's own profile."""
 
