@@ -37,7 +37,7 @@ class Page(gr.Blocks):
         except (UserError, OSError, MemoryError):
             raise
         except Exception as error:  # Gradio's components raise almost anything, and tell of themselves
-            logging.warning("A value was refused.", exc_info=error)
+            logging.info("A value was refused: %r", error)
             raise UserError(UNFIT) from error
         for block, value in zip(block_fn.inputs, values, strict=True):
             if isinstance(block, gr.Dataset) and value is None:  # Gradio's examples take it for granted
