@@ -245,5 +245,5 @@ def _shown(value: Any) -> str:
     """A value as its sentence shows it, however long or odd it is."""
     if isinstance(value, int) and abs(value) >= 10**40:  # Python refuses to write out very long ones
         return "a number of more than 40 digits"
-    text = str(value)
+    text = str(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else f"{text[:40]}…"

@@ -389,7 +389,8 @@ def problems_of(world: World, answer: Answer, sent: Any) -> Iterator[str]:
             if found := TELLING.search(shown[:5000]):
                 yield f"an answer tells {found[0]!r}: {text[:300]!r}"
             shown = shown.replace(str(world.pipeline), "")  # GENDEG_MODEL is a name that visitors choose by
-            if str(ROOT) in shown or str(world.folder) in shown:
+            told = [place for place in (str(ROOT), str(world.folder)) if place in shown]
+            if not all(any(place in mine for mine in own) for place in told):  # else it is the visitor's own words
                 yield f"an answer tells a path: {text[:300]!r}"
         if OUR_FAULT in text:
             yield "it says that the fault is ours"
@@ -468,7 +469,8 @@ def restore_problems(world: World, data: list[Any], values: list[Any], size: tup
 
 def same_number(sent: Any, came: float) -> bool:
     try:
-        return math.isclose(float(sent), came, rel_tol=1e-6)
+        literal = sent.removeprefix("@") if isinstance(sent, str) else sent  # see `as_json`
+        return math.isclose(float(literal), came, rel_tol=1e-6)
     except (TypeError, ValueError, OverflowError):
         return False
 
