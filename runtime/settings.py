@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{shown} is missing or damaged: it must hold settings as JSON.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{shown} holds no settings but a {type(content).__name__}.")
+        raise UserError(f"{shown} holds no settings: it must be a JSON object.")
     return content
 
 
