@@ -1,7 +1,8 @@
 """Measures what the models reach and draws it: python -m training.evaluate WHAT --photos DIR
 
 - `codec`: PSNR of the codec's round trip.
-- `control`: asked against reached intensity, per degradation, without matching: the networks' own control.
+- `control`: asked against reached intensity, per degradation, without matching: the network's own control;
+  with --physics that of the pictures as the compact model delivers them.
 - `sheet`: a contact sheet, six degradations at three intensities.
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
@@ -47,6 +48,7 @@ def main() -> None:
     )
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
     parser.add_argument("what", choices=("codec", "control", "structure", "restorers", *sheets))
+    parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
@@ -77,7 +79,7 @@ def main() -> None:
     elif args.what == "structure":
         result = evaluate_structure(model, photos)
     elif args.what == "control":
-        result = evaluate_control(model, photos)
+        result = evaluate_control(model, photos, physics=args.physics)
     else:
         result = {"codec": evaluate_codec(model, photos)}
     print_table(result)

@@ -12,12 +12,15 @@ from gendeg.pipeline import GenDegPipeline
 from training.evaluate.inputs import real_intensities
 
 
-def evaluate_control(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+def evaluate_control(
+    pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0, physics: bool = False
+) -> dict[str, dict[str, float]]:
     """Ask every photograph for one intensity drawn from the prior, per degradation, and measure what is reached.
 
-    Columns: median |asked - reached| of mu and sigma, at the working size, and rank correlation of asked and reached.
+    By the network alone, or with what `gendeg.physics` does to its pictures. Columns: median |asked - reached| of mu
+    and sigma, at the working size, and rank correlation of asked and reached.
     """
-    settings = {"match_intensity": False, "output_size": "working", "output_type": "pt"}
+    settings = {"match_intensity": False, "physics": physics, "output_size": "working", "output_type": "pt"}
     table = {}
     for name in DEGRADATIONS:
         asked = real_intensities(name, len(photos), seed)
