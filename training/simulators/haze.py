@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import torch
 
-from training.simulators.fields import column, follow_edges, fractal_noise, log_uniform, standardised, uniform
+from training.simulators.depth import distance
+from training.simulators.fields import column, fractal_noise, log_uniform, standardised, uniform
 
 Render = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,10 +32,10 @@ def homogeneous_haze(clean: torch.Tensor, generator: torch.Generator) -> Render:
         render(strength [B] in [0, 1]) -> [B, 3, H, W] in [0, 1].
     """
     batch = clean.shape[0]
-    distance = _distance(clean, generator)
+    far = distance(clean, generator)
     nearest = column(uniform(batch, 0.0, 0.7, generator) ** 2, clean)
     falloff = column(log_uniform(batch, 0.8, 5.0, generator), clean)
-    return _veil(clean, nearest + (1 - nearest) * distance**falloff, _airlight(clean, generator))
+    return _veil(clean, nearest + (1 - nearest) * far**falloff, _airlight(clean, generator))
 
 
 def patchy_haze(clean: torch.Tensor, generator: torch.Generator) -> Render:
@@ -60,8 +61,8 @@ def patchy_haze(clean: torch.Tensor, generator: torch.Generator) -> Render:
     everywhere = column(uniform(batch, 0.02, 0.25, generator), clean)
     nearest = column(uniform(batch, 0.2, 1.0, generator), clean)
     density = everywhere + (1 - everywhere) * torch.sigmoid((noise - coverage) / softness)
-    distance = nearest + (1 - nearest) * _distance(clean, generator)
-    return _veil(clean, density * distance, _airlight(clean, generator))
+    far = nearest + (1 - nearest) * distance(clean, generator)
+    return _veil(clean, density * far, _airlight(clean, generator))
 
 
 def _veil(clean: torch.Tensor, thickness: torch.Tensor, airlight: torch.Tensor) -> Render:
@@ -86,44 +87,6 @@ def _airlight(clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     green = 0.01 * torch.randn(batch, generator=generator)
     tint = torch.stack([warmth, green, -warmth], dim=1)
     return (grey[:, None] * (1 + tint)).clamp(0, 1)[:, :, None, None].to(clean)
-
-
-def _distance(clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A plausible distance map [B, 1, H, W], 0 at the nearest and 1 at the farthest point of each image."""
-    batch, _, height, width = clean.shape
-    # Where the image lies in a scene 256 pixels high: a smaller one is a crop of it.
-    scene = max(height, 256)
-    top = uniform(batch, 0, scene - height, generator)
-    row = (top[:, None] + torch.arange(height)) / scene  # [B, H], 0 top, 1 bottom
-
-    # Flat ground under a camera: distance is inverse to the angle below the horizon; sky and horizon are farthest.
-    horizon = uniform(batch, -0.2, 0.6, generator)[:, None]
-    camera = log_uniform(batch, 0.03, 0.4, generator)[:, None]
-    ground = (camera / ((row - horizon).clamp(min=0) + camera))[:, None, :, None].expand(-1, 1, -1, width)
-
-    # Hills, houses, hedges: silhouettes one before the other, each nearer one covers what is below its outline.
-    layers = torch.ones(batch, 1, height, width)
-    for depth in (0.75, 0.5, 0.25):
-        outline = fractal_noise(batch, 1, width, generator, scale=90.0)[:, 0]  # [B, 1, W]
-        outline = uniform(batch, 0.0, 1.1, generator)[:, None, None] + 0.12 * outline
-        cover = torch.sigmoid((row[:, :, None] - outline) / 0.02)[:, None]
-        layers = torch.lerp(layers, torch.full_like(layers, depth), cover)
-
-    relief = fractal_noise(batch, height, width, generator, scale=128.0)
-    parts = torch.stack([ground, layers, torch.sigmoid(relief)]).to(clean)
-    weights = torch.rand(4, batch, generator=generator) ** 2 * torch.tensor([1.0, 0.7, 0.3, 1.0])[:, None] + 0.01
-    weights = (weights / weights.sum(0)).to(clean)[:, :, None, None, None]
-    distance = (weights[:3] * parts).sum(0) + weights[3] * _colour_attenuation(clean)
-    distance = follow_edges(distance, clean)
-    low, high = distance.amin((2, 3), keepdim=True), distance.amax((2, 3), keepdim=True)
-    return (distance - low) / (high - low).clamp(min=1e-4)
-
-
-def _colour_attenuation(clean: torch.Tensor) -> torch.Tensor:
-    """Distance cue of a photograph, [B, 1, H, W] in [0, 1]: far things are bright and pale (Zhu et al., TIP 2015)."""
-    value, low = clean.amax(1, keepdim=True), clean.amin(1, keepdim=True)
-    saturation = (value - low) / value.clamp(min=1e-3)
-    return (0.12 + 0.96 * value - 0.78 * saturation).clamp(0, 1)
 
 
 SIMULATORS = {"homogeneous_haze": homogeneous_haze, "patchy_haze": patchy_haze}
