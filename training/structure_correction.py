@@ -1,9 +1,10 @@
 """Trains structure correction: python -m training.structure_correction training/recipes/structure-compact.yaml
 --model compact --photos DIR
 
-The generator and its codec are frozen. They turn the latent of a simulated degraded image, noised to a random time,
-into an image in one step, and the module learns to correct that image (GenDeg, arXiv 2411.17687, Section 3.3). A module
-that the model holds already is trained on, if it has the recipe's sizes. The result is the whole pipeline with the
+The generator and its codec are frozen. The paper's module learns to correct what they predict in one step from the
+latent of a simulated degraded image, noised to a random time (GenDeg, arXiv 2411.17687, Section 3.3); the layered one
+learns from sampled images too, see `training/layered_correction.py`. The recipe's `form` says which. A module that the
+model holds already is trained on, if it has the recipe's form and sizes. The result is the whole pipeline with the
 module in it.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +21,15 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gendeg.checkpoints import load_pipeline
-from gendeg.pipeline import GenDegPipeline, predict
+from gendeg.pipeline import GenDegPipeline
 from gendeg.scheduler import BridgeScheduler
-from gendeg.structure_correction import StructureCorrection
+from gendeg.structure_correction import LayeredCorrection, StructureCorrection
+from runtime.errors import UserError
 from training.command_line import command_line, read_recipe
+from training.generated_pairs import generate_pairs, one_step
 from training.generator.pipeline_folder import settings_of, write_pipeline
-from training.loop import LoopSettings, train
+from training.layered_correction import AdversarialPair, Discriminator, LayeredLoss, Numbers
+from training.loop import LoopSettings, processes, train
 from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
 
@@ -51,46 +56,6 @@ class Samples(Dataset):
             "ease": torch.tensor(rng.random(), dtype=torch.float32),
             "noise_seed": torch.tensor(int(rng.integers(2**62))),
         }
-
-
-@torch.no_grad()
-def one_step(
-    pipeline: GenDegPipeline,
-    clean: torch.Tensor,
-    degraded: torch.Tensor,
-    phrases: list[str],
-    mu: list[float],
-    sigma: list[float],
-    ease: torch.Tensor,
-    seeds: list[int],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise degraded images to a time and let the generator predict them from there, in one step.
-
-    Args:
-        clean, degraded: [B, 3, H, W] in [0, 1], sides multiples of `pipeline.size_multiple`.
-        ease: [B] in [0, 1], 0 at the hardest time (all noise, or all clean), 1 at the easiest.
-        seeds: of each sample's noise.
-
-    Returns:
-        (predicted images [B, 3, H, W] in [0, 1], weights [B] of their errors: abar_t, or the bridge's t).
-    """
-    scheduler, scale = pipeline.scheduler, pipeline.vae.config.scaling_factor
-    condition = pipeline.encode(clean)
-    target = scale * pipeline.encode(degraded)
-    context = pipeline.encode_context(phrases, mu, sigma)
-    generators = [torch.Generator(target.device).manual_seed(seed) for seed in seeds]
-    if isinstance(scheduler, BridgeScheduler):
-        time = ease * scheduler.config.num_train_timesteps
-        noisy = scheduler.add_noise(condition * scale, target, scheduler.draw_noise(target, generators), time)
-        seen = scheduler.network_input(noisy, condition * scale, time)
-        output = predict(pipeline.unet, seen, time, condition, context)
-        return pipeline.decode(scheduler.predicted(output, noisy, condition * scale, time)), ease
-    time = ((1 - ease) * (scheduler.config.num_train_timesteps - 1)).round().long()
-    noise = torch.cat([torch.randn(target[:1].shape, generator=g, device=g.device) for g in generators]).to(target)
-    noisy = scheduler.add_noise(target, noise, time)
-    abar = scheduler.alphas_cumprod.to(target)[time].reshape(-1, 1, 1, 1)
-    epsilon = predict(pipeline.unet, noisy, time, condition, context)
-    return pipeline.decode((noisy - (1 - abar).sqrt() * epsilon) / abar.sqrt()), abar.flatten()
 
 
 class CorrectionLoss:
@@ -124,23 +89,66 @@ def main() -> None:
         __doc__, {"--model": {"default": "compact", "help": "bundled name, folder or Hub repository"}}
     )
     pipeline = load_pipeline(args.model, dtype=torch.float32)
+    sizes = dict(recipe["model"])
+    if sizes.pop("form") == "layered":
+        kind, learn = LayeredCorrection, train_layered
+        if not isinstance(pipeline.scheduler, BridgeScheduler):
+            raise UserError(
+                "Layered structure correction learns from samples of a bridge; this model starts from noise. Take a "
+                "recipe of the paper's form, such as training/recipes/structure-published.yaml."
+            )
+    else:
+        kind, learn = StructureCorrection, train_residual
     pairs = SimulatedPairs(Photos(args.photos), recipe["pairs"]["size"], recipe["seed"])
     arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["pairs"]["workers"])
     torch.manual_seed(recipe["seed"])
-    module = StructureCorrection(**recipe["model"])
+    module = kind(**sizes)
     if pipeline.structure_correction is not None:
         try:
             module.load_state_dict(pipeline.structure_correction.state_dict())
             print("Training goes on from the model's own structure correction.")
         except RuntimeError:
-            print("The model's own structure correction has other sizes than the recipe's: training starts anew.")
+            print("The model's own structure correction is of another form or size: training starts anew.")
     print(f"structure correction: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters")
+    learn(pipeline, arrays, module, recipe, args.output)
+
+
+def train_residual(
+    pipeline: GenDegPipeline,
+    arrays: dict[str, np.ndarray],
+    module: StructureCorrection,
+    recipe: dict[str, Any],
+    output: Path,
+) -> None:
+    """Train the paper's form, on one-step predictions made on the way."""
     data = Samples(arrays, recipe["shares"], recipe["seed"])
-    save = partial(save_pipeline, pipeline=pipeline, folder=args.output / "pipeline")
-    train(module, CorrectionLoss(pipeline), data, LoopSettings(**recipe["loop"]), args.output, save)
+    save = partial(save_pipeline, pipeline=pipeline, folder=output / "pipeline")
+    train(module, CorrectionLoss(pipeline), data, LoopSettings(**recipe["loop"]), output, save)
 
 
-def save_pipeline(module: StructureCorrection, pipeline: GenDegPipeline, folder: Path) -> None:
+def train_layered(
+    pipeline: GenDegPipeline,
+    arrays: dict[str, np.ndarray],
+    module: LayeredCorrection,
+    recipe: dict[str, Any],
+    output: Path,
+) -> None:
+    """Train the layered form, on pictures generated once."""
+    generated = generate_pairs(pipeline, arrays, output / "generated.pt", recipe["seed"])
+    known = ("clean", "degraded", "degradation", "mu", "sigma")
+    pairs = {name: torch.from_numpy(np.array(arrays[name])) for name in known}
+    loss = dict(recipe["loss"])
+    pair = AdversarialPair(module, Discriminator())
+    groups = pair.parameter_groups(loss.pop("discriminator_scale"))
+    loss = LayeredLoss(pairs | generated, recipe["shares"], recipe["seed"], processes().device, **loss)
+
+    def save(pair: AdversarialPair) -> None:
+        save_pipeline(pair.module, pipeline, output / "pipeline")
+
+    train(pair, loss, Numbers(), LoopSettings(**recipe["loop"]), output, save, groups)
+
+
+def save_pipeline(module: nn.Module, pipeline: GenDegPipeline, folder: Path) -> None:
     """Write the pipeline with the module in it."""
     write_pipeline(pipeline.components | {"structure_correction": module}, settings_of(pipeline), folder)
 

@@ -11,7 +11,7 @@ from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr, ssim
 from training.evaluate.inputs import real_intensities, simulated_pairs
-from training.structure_correction import one_step
+from training.generated_pairs import one_step
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ size, each of which starts from the averaged weights of the one before.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,11 @@ from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler
 from runtime.errors import UserError
 from training.command_line import stages_to_train
-from training.generator.adversarial import AdversarialLoss, AdversarialPair, Discriminator
 from training.generator.bridge_loss import BridgeLoss, fit_bridge
 from training.generator.latent_pairs import LatentPairs, WithLatents, encode_pairs
 from training.generator.pipeline_folder import write_pipeline
 from training.generator.tokenizer import CAPTIONS, train_tokenizer
-from training.loop import LoopSettings, processes, train, unless_a_later_stage_began
+from training.loop import LoopSettings, train, unless_a_later_stage_began
 from training.pairs import PHRASES, SimulatedPairs, stored_pairs
 from training.photos import Photos
 
@@ -119,16 +117,7 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         shares = recipe["shares"] | stage.get("shares", {})
         data = LatentPairs(latents, shares, recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number)
         loop, folder = LoopSettings(**stage["loop"]), args.output / f"stage-{number}"
-        if "adversarial" in stage:
-            settings = dict(stage["adversarial"])
-            pair = AdversarialPair(model, Discriminator(len(PHRASES)))
-            groups = pair.parameter_groups(settings.pop("discriminator_scale"))
-            temperature = recipe["pipeline"].get("temperature") or {}
-            loss = AdversarialLoss(loss, codec.to(processes().device), temperature=temperature, **settings)
-            loss = WithLatents(loss, latents)
-            train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
-        else:
-            train(model, WithLatents(loss, latents), data, loop, folder, save)
+        train(model, WithLatents(loss, latents), data, loop, folder, save)
 
 
 def save_pipeline(
@@ -142,10 +131,6 @@ def save_pipeline(
     """Write a whole pipeline folder."""
     trained = {name: getattr(model, name) for name in ("unet", "text_encoder", "intensity_projection")}
     write_pipeline(trained | {"vae": codec, "tokenizer": tokenizer, "scheduler": scheduler}, defaults, folder)
-
-
-def _save_generator_of(pair: AdversarialPair, save: Callable[[Generator], None]) -> None:
-    save(pair.generator)
 
 
 def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:
