@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from gendeg.structure_correction import LayeredCorrection
-from training.pairs import check_shares
+from training.pairs import Lottery
 
 
 class Discriminator(nn.Module):
@@ -91,61 +91,41 @@ class AdversarialPair(nn.Module):
         ]
 
 
-class Numbers(Dataset):
-    """0, 1, 2 ...: samples whose contents `LayeredLoss` draws, a batch at a time."""
+class GeneratedPairs(Dataset):
+    """Endless batches of pairs and what was generated of them; a batch depends on the seed and its first index.
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"number": torch.tensor(index)}
+    Args:
+        pairs: clean, degraded, generated: uint8 [N, 3, size, size]; degradation, mu, sigma, weight: [N]; batches lie on
+            their device.
+        shares: how often each degradation is drawn, see `training.pairs.Lottery`.
+    """
+
+    def __init__(self, pairs: Mapping[str, torch.Tensor], shares: Mapping[str, float], seed: int):
+        self.pairs, self.seed = pairs, seed
+        self.lottery = Lottery(pairs["degradation"].cpu().numpy(), shares)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """Clean, degraded, generated: float [B, 3, size, size] in [-1, 1], half of the batches mirrored; the others
+        [B]."""
+        rng = np.random.default_rng((self.seed, indices[0]))
+        chosen = torch.tensor([self.lottery.draw(rng) for _ in indices])
+        batch = {name: values[chosen.to(values.device)] for name, values in self.pairs.items()}
+        mirrored = [3] if rng.random() < 0.5 else []
+        images = {n: (batch[n].float() / 127.5 - 1).flip(mirrored) for n in ("clean", "degraded", "generated")}
+        return batch | images | {"degradation": batch["degradation"].long()}
 
 
 class LayeredLoss:
-    """weight * (L1 + matched features), the discriminator's opinion, moved intensities, and the discriminator's own.
+    """weight * (L1 + matched features), the discriminator's opinion, moved intensities, and the discriminator's own."""
 
-    Args:
-        pairs: clean, degraded, generated: uint8 [N, 3, size, size]; degradation, mu, sigma, weight: [N].
-        shares: degradation -> how often it is drawn, in relation to the others; those not named: 1.
-        device: where batches are drawn and the loss is computed.
-        paired_weight, matching_weight, opinion_weight, intensity_weight: of the terms.
-
-    Raises:
-        UserError: if `shares` names something else.
-    """
-
-    def __init__(
-        self,
-        pairs: Mapping[str, torch.Tensor],
-        shares: Mapping[str, float],
-        seed: int,
-        device: torch.device,
-        paired_weight: float,
-        matching_weight: float,
-        opinion_weight: float,
-        intensity_weight: float,
-    ):
-        check_shares(shares)
-        self.pairs = {name: values.to(device) for name, values in pairs.items()}
-        degradation = pairs["degradation"].long()
-        share = torch.tensor([shares.get(name, 1.0) for name in DEGRADATIONS])
-        chances = (share / degradation.bincount(minlength=len(DEGRADATIONS)).clamp(min=1))[degradation].double()
-        self.thresholds = (chances.cumsum(0) / chances.sum())[:-1].numpy()
-        self.seed = seed
+    def __init__(self, paired_weight: float, matching_weight: float, opinion_weight: float, intensity_weight: float):
         self.paired_weight, self.matching_weight = paired_weight, matching_weight
         self.opinion_weight, self.intensity_weight = opinion_weight, intensity_weight
 
     def __call__(
         self, model: nn.Module, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return model(self._losses, self._drawn(batch["number"]))
-
-    def _drawn(self, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A batch of pairs, images float in [-1, 1], half of the batches mirrored."""
-        rng = np.random.default_rng((self.seed, int(numbers[0])))
-        chosen = torch.from_numpy(np.searchsorted(self.thresholds, rng.random(len(numbers)), side="right"))
-        batch = {name: values[chosen.to(values.device)] for name, values in self.pairs.items()}
-        for name in ("clean", "degraded", "generated"):
-            images = batch[name].float() / 127.5 - 1
-            batch[name] = images.flip(3) if numbers[0] % 2 else images
-        return batch | {"degradation": batch["degradation"].long()}
+        return model(self._losses, batch)
 
     def _losses(
         self, model: AdversarialPair, batch: dict[str, torch.Tensor]

@@ -26,7 +26,7 @@ from accelerate.utils import parse_flag_from_env, set_seed
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from runtime.errors import UserError
@@ -91,6 +91,11 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.step = state["step"]
+
+
+def batched(samples: list[Any] | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Samples to a batch; data sets with `__getitems__` give one already."""
+    return samples if isinstance(samples, dict) else default_collate(samples)
 
 
 def train(
@@ -176,6 +181,7 @@ def train(
         data,
         batch_size=settings.batch_size // share,
         sampler=indices,
+        collate_fn=batched,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=cuda,

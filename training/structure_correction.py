@@ -28,7 +28,7 @@ from runtime.errors import UserError
 from training.command_line import command_line, read_recipe
 from training.generated_pairs import generate_pairs, one_step
 from training.generator.pipeline_folder import settings_of, write_pipeline
-from training.layered_correction import AdversarialPair, Discriminator, LayeredLoss, Numbers
+from training.layered_correction import AdversarialPair, Discriminator, GeneratedPairs, LayeredLoss
 from training.loop import LoopSettings, processes, train
 from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
 from training.photos import Photos
@@ -140,12 +140,13 @@ def train_layered(
     loss = dict(recipe["loss"])
     pair = AdversarialPair(module, Discriminator())
     groups = pair.parameter_groups(loss.pop("discriminator_scale"))
-    loss = LayeredLoss(pairs | generated, recipe["shares"], recipe["seed"], processes().device, **loss)
+    pairs = {name: values.to(processes().device) for name, values in (pairs | generated).items()}
+    data = GeneratedPairs(pairs, recipe["shares"], recipe["seed"])
 
     def save(pair: AdversarialPair) -> None:
         save_pipeline(pair.module, pipeline, output / "pipeline")
 
-    train(pair, loss, Numbers(), LoopSettings(**recipe["loop"]), output, save, groups)
+    train(pair, LayeredLoss(**loss), data, LoopSettings(**recipe["loop"]), output, save, groups)
 
 
 def save_pipeline(module: nn.Module, pipeline: GenDegPipeline, folder: Path) -> None:

@@ -9,7 +9,7 @@ from gendeg import load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.structure_correction import LayeredCorrection
 from training.generated_pairs import generate_pairs, sample_late
-from training.layered_correction import AdversarialPair, Discriminator, LayeredLoss
+from training.layered_correction import AdversarialPair, Discriminator, GeneratedPairs, LayeredLoss
 from training.pairs import PHRASES
 
 WEIGHTS = {"paired_weight": 0.0, "matching_weight": 0.0, "opinion_weight": 0.0, "intensity_weight": 0.0}
@@ -77,22 +77,22 @@ def test_pictures_are_generated_once(pipeline, arrays, tmp_path, monkeypatch, ca
     assert torch.equal(made["generated"], anew["generated"]) and "damaged" in capsys.readouterr().out
 
 
-def _loss(arrays, weight=1.0, shares=None, **weights):
+def _pairs(arrays, weight=1.0, shares=None):
     pairs = {name: torch.from_numpy(values) for name, values in arrays.items() if name != "phrase"}
     pairs |= {"generated": pairs["degraded"] // 2 + 20, "weight": torch.full((12,), weight)}
-    return LayeredLoss(pairs, shares or {}, 0, torch.device("cpu"), **(WEIGHTS | weights))
+    return GeneratedPairs(pairs, shares or {}, 0)
 
 
-def _gradients(loss):
+def _gradients(arrays, weight=1.0, **weights):
     torch.manual_seed(0)
     pair = AdversarialPair(LayeredCorrection((4, 8)), Discriminator(width=8))
-    loss(pair, {"number": torch.arange(4)})[0].backward()
+    LayeredLoss(**(WEIGHTS | weights))(pair, _pairs(arrays, weight).__getitems__(range(4)))[0].backward()
     parts = pair.module, pair.discriminator
     return [torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]) for part in parts]
 
 
 def test_each_side_learns_from_its_own_loss_alone(arrays):
-    (idle, judging), (pulled, as_before) = _gradients(_loss(arrays)), _gradients(_loss(arrays, opinion_weight=1.0))
+    (idle, judging), (pulled, as_before) = _gradients(arrays), _gradients(arrays, opinion_weight=1.0)
     assert torch.equal(judging, as_before), "what the module wants must not reach the discriminator"
     assert bool(judging.any()) and bool(pulled.any())
     assert not bool(idle.any()), "the discriminator's own loss must not reach the module"
@@ -100,20 +100,20 @@ def test_each_side_learns_from_its_own_loss_alone(arrays):
 
 @pytest.mark.parametrize("term", ["paired_weight", "matching_weight"])
 def test_only_what_is_paired_is_compared(arrays, term):
-    assert bool(_gradients(_loss(arrays, **{term: 1.0}))[0].any())
-    assert not bool(_gradients(_loss(arrays, weight=0.0, **{term: 1.0}))[0].any())
+    assert bool(_gradients(arrays, **{term: 1.0})[0].any())
+    assert not bool(_gradients(arrays, weight=0.0, **{term: 1.0})[0].any())
 
 
 def test_the_intensity_of_all_samples_is_asked_for(arrays):
-    assert bool(_gradients(_loss(arrays, weight=0.0, intensity_weight=1.0))[0].any())
+    assert bool(_gradients(arrays, weight=0.0, intensity_weight=1.0)[0].any())
 
 
 def test_shares_decide_what_is_drawn(arrays):
-    loss = _loss(arrays, shares={name: 0.0 for name in DEGRADATIONS if name != "snow"})
-    drawn = loss._drawn(torch.arange(20))
+    pairs = _pairs(arrays, shares={name: 0.0 for name in DEGRADATIONS if name != "snow"})
+    drawn = pairs.__getitems__(range(20))
     assert set(drawn["degradation"].tolist()) == {list(DEGRADATIONS).index("snow")}
     assert drawn["clean"].shape == (20, 3, 32, 32) and -1 <= drawn["clean"].min() < 0 < drawn["degraded"].max() <= 1
-    assert torch.equal(loss._drawn(torch.arange(20))["clean"], drawn["clean"])
+    assert torch.equal(pairs.__getitems__(range(20))["clean"], drawn["clean"])
 
 
 def test_the_discriminator_learns_to_tell_soft_images_from_crisp_ones():
@@ -133,11 +133,11 @@ def test_the_discriminator_learns_to_tell_soft_images_from_crisp_ones():
 
 def test_layers_learn_what_is_paired(arrays):
     torch.manual_seed(0)
-    loss = _loss(arrays, paired_weight=10.0)
+    loss, pairs = LayeredLoss(**WEIGHTS | {"paired_weight": 10.0}), _pairs(arrays)
     pair = AdversarialPair(LayeredCorrection((8, 8)), Discriminator(width=8))
     optimizer = torch.optim.Adam(pair.module.parameters(), lr=5e-3)
     for step in range(60):
-        value, numbers = loss(pair, {"number": torch.arange(4 * step, 4 * step + 4)})
+        value, numbers = loss(pair, pairs.__getitems__(range(4 * step, 4 * step + 4)))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
