@@ -117,11 +117,6 @@ def batched(samples: list[Any] | dict[str, torch.Tensor]) -> dict[str, torch.Ten
     return samples if isinstance(samples, dict) else default_collate(samples)
 
 
-def batched(samples: list[Any] | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Samples to a batch; data sets with `__getitems__` give one already."""
-    return samples if isinstance(samples, dict) else default_collate(samples)
-
-
 def train(
     model: nn.Module,
     loss: Callable[[nn.Module, dict[str, torch.Tensor]], tuple[torch.Tensor, dict[str, torch.Tensor]]],
@@ -212,7 +207,6 @@ def train(
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=cuda and settings.workers > 0,
-        collate_fn=batched,
     )
     log = _Log(output / "log.csv", progress.step, accelerator)
     timed = settings.minutes is not None
