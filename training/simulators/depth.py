@@ -16,14 +16,12 @@ def distance(clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     Flat ground under a camera: distance is inverse to the angle below the horizon. What is even and hangs from the top
     edge is sky, or a background that is as far; the horizon lies about where it ends.
     """
-    batch, _, height, width = clean.shape
+    batch, height = clean.shape[0], clean.shape[2]
+    scene = max(height, 256)  # a smaller image is a crop of it
     sky = _sky(clean)
-    horizon = sky.mean((1, 2, 3)) + uniform(batch, -0.4, 0.15, generator).to(clean)
-    camera = log_uniform(batch, 0.1, 1.0, generator)
-    # A small image is a crop of a scene 256 pixels high.
-    row = torch.arange(height)[:, None] / max(height, 256)
-    below = (row.to(clean) - column(horizon * height / max(height, 256), clean)).clamp(min=0)
-    camera = column(camera, clean)
+    horizon = sky.mean((2, 3), keepdim=True) * height + scene * column(uniform(batch, -0.4, 0.15, generator), clean)
+    camera = column(log_uniform(batch, 0.1, 1.0, generator), clean)
+    below = (torch.arange(height)[:, None].to(clean) - horizon).clamp(min=0) / scene
     far = torch.lerp(camera / (below + camera), torch.ones_like(sky), sky)
     low, high = far.amin((2, 3), keepdim=True), far.amax((2, 3), keepdim=True)
     return (far - low) / (high - low).clamp(min=1e-4)
