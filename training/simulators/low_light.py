@@ -2,9 +2,9 @@
 
 The scene's own light is dimmed before it is recorded. Noise follows the sensor: photon counts have a variance in
 proportion to the signal, the electronics add a constant one (Foi et al., "Practical Poissonian-Gaussian noise
-modeling", TIP 2008). A camera's tone curve then makes pixel values of it. In LOL (arXiv 1808.04560), at 256 pixels, light
-is 4 to 7.5 stops down and taken to a power of .8 to 1.25, red and blue part from green by .3 stops, .2 to 14% of values
-are 0, and noise is a pixel value of .003.
+modeling", TIP 2008). A camera's tone curve then makes pixel values of it. In LOL (arXiv 1808.04560), at 256 pixels,
+light is 4 to 7.5 stops down and taken to a power of .8 to 1.25, red and blue part from green by .3 stops, .2 to 14% of
+values are 0, and noise is a pixel value of .003.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def nightfall(clean: torch.Tensor, generator: torch.Generator) -> Render:
 
     Args and returns: as `underexposure`.
     """
-    near = column(uniform(clean.shape[0], 0.1, 0.8, generator), clean)
+    near = column(uniform(clean.shape[0], 0.0, 0.7, generator), clean)
     return _photograph(clean, near + (1 - near) * distance(clean, generator), generator)
 
 
@@ -57,7 +57,7 @@ def _photograph(clean: torch.Tensor, lost: torch.Tensor | float, generator: torc
         """Mostly small, now and then dominant."""
         return column(highest * torch.rand(batch, generator=generator) ** 3, clean)
 
-    contrast, shoulder, black = seldom(0.4), seldom(40.0), seldom(0.05)
+    contrast, shoulder, black = seldom(0.4), seldom(25.0), seldom(0.05)
     stops = lost * column(uniform(batch, 3.0, 12.0, generator), clean)
     # Lamps are warm, moonlight and shade are cool: red and blue fade at different rates.
     warmth = 0.2 * torch.randn(batch, generator=generator)
