@@ -34,17 +34,17 @@ class _Water(NamedTuple):
 
 def window_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Drops on a window some way before the camera. clean [B, 3, H, W] in [0, 1]; contract: the package."""
-    return _wet_glass(clean, generator, largest=(9.0, 24.0), fade=(1.5, 4.0), film=(0.0, 0.15))
+    return _wet_glass(clean, generator, largest=(9.0, 24.0), fade=(1.8, 4.0), film=(0.0, 0.2))
 
 
 def windscreen_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Drops on a pane just before the camera, far out of focus. Arguments as above."""
-    return _wet_glass(clean, generator, largest=(10.0, 26.0), fade=(3.0, 7.0), film=(0.0, 0.25))
+    return _wet_glass(clean, generator, largest=(12.0, 28.0), fade=(2.8, 5.5), film=(0.0, 0.3))
 
 
 def misted_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Drops on glass that is wet all over: a film of fine droplets scatters light between them. Arguments as above."""
-    return _wet_glass(clean, generator, largest=(8.0, 20.0), fade=(1.5, 5.0), film=(0.2, 0.7))
+    return _wet_glass(clean, generator, largest=(8.0, 20.0), fade=(1.8, 5.0), film=(0.2, 0.8))
 
 
 def _wet_glass(
@@ -64,7 +64,7 @@ def _wet_glass(
     rows, columns = math.ceil(height / 2), math.ceil(width / 2)
     water = _Water(*(v.to(clean) for v in _scatter(batch, rows, columns, largest, generator)))
     alpha = (water.height / column(log_uniform(batch, *fade, generator), clean)).clamp(0, 1)
-    alpha = draw(0.8, 1.0) * alpha * alpha * (3 - 2 * alpha)
+    alpha = draw(0.85, 1.0) * alpha * alpha * (3 - 2 * alpha)
 
     # The farther from the drop's centre, the farther on the other side of the scene a ray comes from.
     y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
@@ -79,7 +79,7 @@ def _wet_glass(
     colour = 1 + 0.5 * (colour / brightness.clamp(min=0.1) - 1)
     horizon = (draw(-0.9, 0.6) + 2 * (brightness - 0.45)).clamp(-0.6, 0.4)
     content = content * (1 - draw(0.1, 0.65) * torch.sigmoid(-4 * (lit - horizon)))
-    sky = torch.sigmoid(draw(3.0, 6.0) * (lit - horizon)) * draw(0.3, 1.0)
+    sky = torch.sigmoid(draw(2.0, 4.5) * (lit - horizon)) * draw(0.4, 0.95)
     content = content + sky * (draw(0.75, 1.0) * colour - content).clamp(min=0)
 
     def enlarge(image: torch.Tensor) -> torch.Tensor:
@@ -123,13 +123,14 @@ def _scatter(
     cap = radius / 2 * (1 - x * x - y * y).clamp(min=0)
     shapes = torch.fft.rfft2(torch.stack((cap, cap * x, cap * y)))
 
-    clumps = torch.special.ndtr(fractal_noise(batch, rows, columns, generator, scale=30.0, octaves=3))
-    moment = torch.lerp(torch.rand(clumps.shape, generator=generator), clumps, random(0.3, 0.6, 1))
-    share = random(1, 2.2, 1) * torch.softmax(rank * random(-2, 2, 1), dim=1)
+    # Neighbours come in together.
+    moment = torch.special.ndtr(fractal_noise(batch, rows, columns, generator, 32.0, octaves=3, persistence=1.0))
+    share = random(1.2, 2.5, 1) * torch.softmax(rank * random(-2, 2, 1), dim=1)
     chance = share * 4 / (math.pi * radius**2 * (1 + tall) / 2)
     points = (torch.rand(batch, _SIZES, rows, columns, generator=generator) < chance).float()
-    # A drop swallows smaller ones whose centres it covers.
-    covers = torch.fft.irfft2(shapes[0] * torch.fft.rfft2(points), s=(rows, columns))
+    # A drop swallows smaller ones near it.
+    reach = torch.fft.rfft2((1.7 - x * x - y * y).clamp(min=0))
+    covers = torch.fft.irfft2(reach * torch.fft.rfft2(points), s=(rows, columns))
     points = points * (covers.cumsum(1) - covers < 0.1)
     thrown = torch.fft.rfft2(torch.stack((points, points * moment)))
     sums = torch.stack(
@@ -139,7 +140,7 @@ def _scatter(
     # Water clings to dirt: outlines are uneven.
     uneven = fractal_noise(2 * batch, rows, columns, generator, scale=16.0, octaves=3).view(batch, 2, rows, columns)
     y, x = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
-    where = torch.stack((x, y)) + uneven * torch.tensor([1.4 / columns, 1.4 / rows])[:, None, None]
+    where = torch.stack((x, y)) + uneven * torch.tensor([1.7 / columns, 1.7 / rows])[:, None, None]
     water = F.grid_sample(water, where.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=True)
     height, x, y, moment = water.split(1, dim=1)
     deep = height.clamp(min=1e-2)
