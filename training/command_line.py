@@ -111,6 +111,7 @@ def read_recipe(
     parser.add_argument("recipe", type=Path, help="YAML file, see training/recipes")
     parser.add_argument("--photos", type=Path, help="folder of clean photographs (default: procedural scenes)")
     parser.add_argument("--output", type=Path, help="where checkpoints and the model go (default: runs/<recipe>)")
+    parser.add_argument("--minutes", type=float, help="end by then, with the learning rate's decay fitted to it")
     for name, arguments in (options or {}).items():
         parser.add_argument(name, **arguments)
     args = parser.parse_args()

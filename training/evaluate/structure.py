@@ -39,7 +39,7 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             asked_part = {"mu": asked[part, 0], "sigma": asked[part, 1]}
             output = pipeline(
                 photos[part], name, **asked_part, generator=generators, output_type="pt", output_size="working",
-                structure_correction=True, match_intensity=False,
+                structure_correction=True, match_intensity=False, resolution=photos.shape[-1],
             )  # fmt: skip
             round_trip = pipeline.decode(pipeline.encode(photos[part]) * pipeline.vae.config.scaling_factor)
             three = zip(photos[part], round_trip, predicted, strict=True)
