@@ -161,7 +161,7 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
 
 def run_stage(stage: Stage, records: dict[str, Any], run: Run) -> int:
     """Run those of a stage's commands that are not finished, and keep the record of it. Returns the exit code."""
-    if not stage.output.exists():
+    if not stage.output.exists() or records.get(stage.name, {}).get("done"):  # what it made has been deleted
         records.pop(stage.name, None)
     stage.output.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -11,7 +11,6 @@ from typing import Any
 
 from safetensors import safe_open
 
-from restorers.folder import CONFIG, read_config
 from runtime.files import write_whole
 from training.evaluate.__main__ import markdown
 from training.pair_folders import PairFolders
@@ -55,7 +54,7 @@ def write_cards(output: Path, records: dict[str, Any], photos: list[Path], pairs
     compact = output / "checkpoints" / "compact"
     if compact.exists():
         sizes = {f.name: _parameters(f) for f in sorted(compact.iterdir()) if f.is_dir()}
-        rows = [f"| `{name}` | {size / 1e6:.2f} M |" for name, size in sizes.items() if size]
+        rows = [f"| `{name}` | {size:,} |" for name, size in sizes.items() if size]
         text = [text for what, text in measured.items() if what != "restorers"]
         facts = {"components": "\n".join(rows), "measured": "\n".join(text) or none}
         _write(compact, "compact.md", common | facts | _training(records, COMPACT))
@@ -67,7 +66,7 @@ def write_cards(output: Path, records: dict[str, Any], photos: list[Path], pairs
                 row: {column: value for column, value in values.items() if column in own}
                 for row, values in tables.get("restorers", {}).items()
             }
-            facts = {"name": name, "title": title, "network": network, "sizes": _sizes(folder)}
+            facts = {"name": name, "title": title, "network": network, "parameters": f"{_parameters(folder):,}"}
             facts["generated"] = f"{records.get('dataset', {}).get('pairs', 0):,}"
             facts["measured"] = f"{_WHAT['restorers']}.\n\n{markdown(rows)}\n" if rows else none
             _write(folder, "restorer.md", common | facts | _training(records, (name,)))
@@ -107,9 +106,3 @@ def _parameters(folder: Path) -> int:
         with safe_open(file, "np") as weights:
             count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())
     return count
-
-
-def _sizes(folder: Path) -> str:
-    config = read_config(folder)
-    sizes = ", ".join(f"{name} {value}" for name, value in config["config"].items())
-    return f"{config['parameters'] / 1e6:.2f} M parameters ({sizes}; `{CONFIG}`)"

@@ -26,12 +26,12 @@ def facts_of_training(recipe: Path | None, folder: Path) -> dict[str, Any]:
     """Recipe, seed and, of each of the recipe's stages that has begun, steps, samples and the log's last row.
 
     Args:
-        recipe: None: a data set, of which the pairs are counted.
+        recipe: None: no training; of a data set the pairs are counted.
         folder: that the training writes to.
     """
     if recipe is None:
-        rows = (len(file.read_text(encoding="utf-8").splitlines()) for file in folder.glob("*/train/metadata.jsonl"))
-        return {"pairs": sum(rows)}
+        rows = [len(file.read_text(encoding="utf-8").splitlines()) for file in folder.glob("*/train/metadata.jsonl")]
+        return {"pairs": sum(rows)} if rows else {}
     settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     loops = [stage["loop"] for stage in settings.get("stages", [settings])]
     stages = []
