@@ -112,10 +112,10 @@ DEGRADATIONS: dict[str, Degradation] = {
             label="Low light",
             phrase="in low-light conditions",
             structure_correction=False,
-            mu_range=(0.036, 0.282),
+            mu_range=(0.036, 0.500),
             sigma_range=(0.023, 0.255),
             typical=(0.200, 0.145),
-            accepted_mu=(0.03, 0.45),
+            accepted_mu=(0.03, 0.65),
         ),
     )
 }

@@ -1,11 +1,12 @@
 """Trains the compact profile's codec: python -m training.codec training/recipes/codec-compact.yaml --photos DIR
 
-Clean and simulated degraded images alike, since both must survive the round trip; loss: mean absolute error.
+Clean and degraded images alike, since both must survive the round trip; loss: mean absolute error.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,27 +16,24 @@ from torch.utils.data import Dataset
 
 from gendeg.codec import PatchCodec
 from runtime.files import whole_files
-from training.command_line import command_line, read_recipe
+from training.command_line import PAIRS, command_line, read_recipe
 from training.loop import LoopSettings, train
-from training.pairs import SimulatedPairs, stored_pairs
-from training.photos import Photos
+from training.pairs import stored_pairs, training_pairs
 
 
 class _Images(Dataset):
-    """Endless images of stored pairs, clean and degraded equally often."""
+    """Endless images of stored pairs, clean and degraded in turn, half of the batches mirrored, half turned."""
 
     def __init__(self, arrays: dict[str, np.ndarray], seed: int):
         self.arrays, self.seed = arrays, seed
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, index))
-        images = self.arrays["clean" if index % 2 else "degraded"]
-        image = images[rng.integers(len(images))]
-        if rng.random() < 0.5:
-            image = image[:, :, ::-1]
-        if rng.random() < 0.5:
-            image = image.transpose(0, 2, 1)
-        return {"image": torch.from_numpy(image.copy())}
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, indices[0]))
+        chosen = rng.integers(len(self.arrays["mu"]), size=len(indices))
+        images = np.concatenate([self.arrays["clean"][chosen[::2]], self.arrays["degraded"][chosen[1::2]]])
+        mirrored, turned = rng.random(2) < 0.5
+        images = images[..., ::-1] if mirrored else images
+        return {"image": torch.from_numpy(np.ascontiguousarray(images.swapaxes(2, 3) if turned else images))}
 
 
 def to_model_range(images: torch.Tensor) -> torch.Tensor:
@@ -58,19 +56,16 @@ def save(codec: PatchCodec, folder: Path) -> None:
 
 @command_line
 def main() -> None:
-    recipe, args = read_recipe(__doc__)
-    settings = LoopSettings(**recipe["loop"])
-    pairs = recipe["pairs"]
-    arrays = stored_pairs(
-        SimulatedPairs(Photos(args.photos), pairs["size"], settings.seed),
-        pairs["count"],
-        args.output.parent,
-        pairs["workers"],
-    )
+    recipe, args = read_recipe(__doc__, PAIRS)
+    began = time.monotonic()
+    settings = LoopSettings(**recipe["loop"], minutes=args.minutes)
+    pairs = training_pairs(recipe, args, recipe["pairs"]["size"])
+    arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["workers"])
     codec = PatchCodec(**recipe["model"])
-    first = np.concatenate([arrays[name][: min(1000, pairs["count"])] for name in ("clean", "degraded")])
+    first = np.concatenate([arrays[name][:1000] for name in ("clean", "degraded")])
     codec.initialise_from(to_model_range(torch.from_numpy(first)))
-    train(codec, loss, _Images(arrays, settings.seed), settings, args.output, partial(save, folder=args.output))
+    save_here = partial(save, folder=args.output)
+    train(codec, loss, _Images(arrays, settings.seed), settings, args.output, save_here, began=began)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,14 @@ def listing(lines: list[str]) -> str:
     return "".join(f"\n  {line}" for line in [*lines[:_LISTED], *more])
 
 
+PAIRS = {
+    "--pairs": {
+        "type": Path,
+        "action": "append",
+        "default": [],
+        "help": "folder of degraded and clean images, may be given several times",
+    }
+}
 FIRST_STAGE = {
     "--first-stage": {"type": int, "default": 1, "help": "leave out the stages before, which --initial has behind it"}
 }
@@ -86,6 +94,11 @@ def stages_to_train(recipe: dict[str, Any], args: argparse.Namespace) -> list[tu
     if args.first_stage > 1 and not args.initial:
         raise UserError("--first-stage leaves out what trained weights have behind them: name these with --initial.")
     return stages[args.first_stage - 1 :]
+
+
+def stage_minutes(recipe: dict[str, Any], stage: dict[str, Any], args: argparse.Namespace) -> float | None:
+    """What a stage has of `--minutes`: its `time_share`, or as much as each other one; None if there is no limit."""
+    return args.minutes and args.minutes * stage.get("time_share", 1 / len(recipe["stages"]))
 
 
 def read_recipe(
@@ -109,12 +122,17 @@ def read_recipe(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", type=Path, help="YAML file, see training/recipes")
-    parser.add_argument("--photos", type=Path, help="folder of clean photographs (default: procedural scenes)")
+    photos = "folder of clean photographs, may be given several times (default: procedural scenes)"
+    parser.add_argument("--photos", type=Path, action="append", help=photos)
+    minutes = "train for so long instead of for the recipe's steps; an interrupted run goes on with what is left"
+    parser.add_argument("--minutes", type=float, help=minutes)
     parser.add_argument("--output", type=Path, help="where checkpoints and the model go (default: runs/<recipe>)")
     parser.add_argument("--minutes", type=float, help="end by then, with the learning rate's decay fitted to it")
     for name, arguments in (options or {}).items():
         parser.add_argument(name, **arguments)
     args = parser.parse_args()
+    if args.minutes is not None and not args.minutes > 0:
+        raise UserError(f"--minutes {args.minutes}: a training needs more than none.")
     if not args.recipe.is_file():
         raise UserError(f"There is no recipe {args.recipe}.")
     try:

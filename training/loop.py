@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env, set_seed
+from accelerate.utils import broadcast, parse_flag_from_env, set_seed
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from runtime.errors import UserError
@@ -40,7 +41,9 @@ class LoopSettings:
     """What a recipe's `loop` section may say.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps; not looked at where there are `minutes`.
+        minutes: wall-clock time to train for, preparation and earlier runs included. It must not be what a finished
+            training had, but may be more: then that goes on.
         batch_size: samples per optimiser step, over all processes and accumulation steps together.
         learning_rate: after `warmup_steps`; decays to a twentieth by a cosine.
         optimizer: "adamw", or "muon", which moves matrices along orthogonalised momentum (Jordan et al., 2024) with
@@ -56,6 +59,7 @@ class LoopSettings:
     steps: int
     batch_size: int
     learning_rate: float
+    minutes: float | None = None
     optimizer: str = "adamw"
     warmup_steps: int = 100
     weight_decay: float = 0.0
@@ -81,16 +85,36 @@ def processes() -> PartialState:
 
 
 class Progress:
-    """The step counter, in the form that accelerate saves and restores."""
+    """How far a training is, in the form that accelerate saves and restores.
 
-    def __init__(self) -> None:
-        self.step = 0
+    Args:
+        began: `time.monotonic()` when this run, or what prepared its data, began.
+    """
 
-    def state_dict(self) -> dict[str, int]:
-        return {"step": self.step}
+    def __init__(self, settings: LoopSettings, began: float):
+        self.settings, self.step, self.earlier, self.began = settings, 0, 0.0, began
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.step = state["step"]
+    def seconds(self) -> float:
+        """Wall-clock time of this run and those before; the same in all processes."""
+        seconds = torch.tensor(self.earlier + time.monotonic() - self.began, device=processes().device)
+        return float(broadcast(seconds)) if processes().num_processes > 1 else float(seconds)
+
+    def done(self) -> float:
+        """Share of the training that is behind it, from 0 to 1."""
+        if self.settings.minutes is None:
+            return min(1.0, self.step / self.settings.steps)
+        return min(1.0, self.seconds() / (60 * self.settings.minutes))
+
+    def state_dict(self) -> dict[str, float]:
+        return {"step": self.step, "seconds": self.seconds()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.step, self.earlier = state["step"], state["seconds"]
+
+
+def batched(samples: list[Any] | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Samples to a batch; data sets with `__getitems__` give one already."""
+    return samples if isinstance(samples, dict) else default_collate(samples)
 
 
 def train(
@@ -102,6 +126,7 @@ def train(
     save: Callable[[nn.Module], None],
     parameter_groups: list[dict[str, Any]] | None = None,
     validate: Callable[[int], None] | None = None,
+    began: float | None = None,
 ) -> None:
     """Train `model`, or go on with the training that `output` holds.
 
@@ -109,10 +134,11 @@ def train(
         model: everything that is trained, in one module; in the end it holds the averaged weights.
         loss: (model, batch) -> (loss, further numbers to log).
         data: endless indexed samples; step n takes samples [n * batch_size, (n + 1) * batch_size), so that a resumed
-            run, or one on more processes, sees the same ones.
+            run sees the same ones. With a method `__getitems__(indices)` it gives a whole batch at once, on any device.
         save: called with the model holding the averaged weights at every checkpoint and at the end, in one process.
         parameter_groups: as an optimiser takes them, with `scale` in place of `lr`: a factor on the learning rate.
         validate: called with the step, while the model holds the averaged weights, in one process.
+        began: `time.monotonic()` when the preparation of its data began; counts among the settings' minutes.
     """
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
@@ -126,14 +152,15 @@ def train(
     if settings.batch_size % share:
         raise UserError(f"batch_size {settings.batch_size} does not divide among {share} processes and accumulations.")
     groups = parameter_groups or [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    groups = [{**g, "lr": settings.learning_rate * g.get("scale", 1.0)} for g in groups]
+    groups = [{**g, "full_lr": settings.learning_rate * g.get("scale", 1.0)} for g in groups]
     optimizer = _optimizer(groups, settings, fused=cuda)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, settings))
-    progress = Progress()
+    progress = Progress(settings, time.monotonic() if began is None else began)
+    if cuda:
+        model.to(memory_format=torch.channels_last)
     ema = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
     ema.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    accelerator.register_for_checkpointing(progress, ema, schedule)
+    accelerator.register_for_checkpointing(progress, ema)
     _resume(accelerator, output)
 
     def with_averaged_weights(action: Callable[[], None]) -> None:
@@ -169,7 +196,7 @@ def train(
 
     indices = range(
         progress.step * settings.batch_size + accelerator.process_index,
-        settings.steps * settings.batch_size,
+        sys.maxsize,
         accelerator.num_processes,
     )
     loader = DataLoader(
@@ -178,19 +205,28 @@ def train(
         sampler=indices,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
-        pin_memory=cuda,
+        pin_memory=cuda and settings.workers > 0,
+        collate_fn=batched,
     )
     log = _Log(output / "log.csv", progress.step, accelerator)
+    timed = settings.minutes is not None
     bar = tqdm(
-        total=settings.steps,
-        initial=progress.step,
+        total=round(60 * settings.minutes) if timed else settings.steps,
+        initial=round(progress.seconds()) if timed else progress.step,
         desc=output.name,
-        unit="step",
+        unit="s" if timed else "step",
         disable=not accelerator.is_main_process,
     )
     prepared.train()
     with Interruption() as interruption:
-        for batch in loader:
+        batches = iter(loader)
+        while (done := progress.done()) < 1:
+            factor = _learning_rate_factor(progress.step, done, settings.warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["full_lr"]
+            waited = time.monotonic()
+            batch = next(batches)
+            log.waited += time.monotonic() - waited
             batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             with accelerator.accumulate(prepared):
                 with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
@@ -203,12 +239,11 @@ def train(
             log.add(loss=value, **numbers)
             if not accelerator.sync_gradients:
                 continue
-            schedule.step()
             ema.step(model.parameters())
             progress.step += 1
-            bar.update()
+            bar.update(round(progress.seconds()) - bar.n if timed else 1)
             if progress.step % settings.log_every == 0:
-                row = log.write(progress.step, settings.batch_size, schedule.get_last_lr()[0])
+                row = log.write(progress.step, settings.batch_size, factor * settings.learning_rate)
                 bar.set_postfix({k: f"{v:.4g}" for k, v in row.items() if k not in ("step", "learning_rate")})
             stop = _asked_anywhere(interruption, accelerator)
             if progress.step % settings.checkpoint_every == 0 or stop:
@@ -224,7 +259,7 @@ def train(
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool) -> torch.optim.Optimizer:
-    common = {"weight_decay": settings.weight_decay, "betas": (0.9, 0.99)}
+    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "betas": (0.9, 0.99)}
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common, fused=fused)
     if settings.optimizer == "muon":
@@ -232,9 +267,8 @@ def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool
     raise UserError(f"There is no optimizer {settings.optimizer!r}; there are adamw and muon.")
 
 
-def _learning_rate_factor(step: int, settings: LoopSettings) -> float:
-    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    done = min(1.0, step / settings.steps)
+def _learning_rate_factor(step: int, done: float, warmup_steps: int) -> float:
+    warmup = min(1.0, (step + 1) / max(1, warmup_steps))
     return warmup * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
@@ -265,7 +299,7 @@ def _is_whole(checkpoint: Path) -> bool:
     try:
         with safe_open(checkpoint / "model.safetensors", "pt"):  # it checks that the file is as long as it says
             pass
-        for name in ("optimizer.bin", *(f"custom_checkpoint_{number}.pkl" for number in range(3))):
+        for name in ("optimizer.bin", *(f"custom_checkpoint_{number}.pkl" for number in range(2))):
             torch.load(checkpoint / name, map_location="cpu", mmap=True, weights_only=True)
     except Exception:  # the libraries raise almost anything on damaged files
         return False
@@ -306,13 +340,14 @@ def write_csv(file: Path, rows: list[list[Any]]) -> None:
 class _Log:
     """A CSV file of averages since the last row, over all processes' samples.
 
-    A resumed run drops the rows it is about to write again, and damaged ones.
+    `waiting_for_data` is a share of the time. A resumed run drops the rows it is about to write again, and damaged
+    ones.
     """
 
     def __init__(self, file: Path, step: int, accelerator: Accelerator):
         self.file, self.accelerator = file, accelerator
         self.sums: dict[str, torch.Tensor] = {}
-        self.count, self.started, self.last_step = 0, time.monotonic(), step
+        self.count, self.started, self.last_step, self.waited = 0, time.monotonic(), step, 0.0
         if accelerator.is_main_process and file.exists():
             header, *rows = list(csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines())) or [[]]
             whole = [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
@@ -333,8 +368,12 @@ class _Log:
         seconds = time.monotonic() - self.started
         averages = self.accelerator.reduce(torch.stack(list(self.sums.values())) / self.count, "mean")
         row = {"step": step} | dict(zip(self.sums, averages.tolist(), strict=True))
-        row |= {"learning_rate": learning_rate, "samples_per_second": (step - self.last_step) * batch_size / seconds}
-        self.sums, self.count, self.started, self.last_step = {}, 0, time.monotonic(), step
+        row |= {
+            "learning_rate": learning_rate,
+            "samples_per_second": (step - self.last_step) * batch_size / seconds,
+            "waiting_for_data": self.waited / seconds,
+        }
+        self.sums, self.count, self.started, self.last_step, self.waited = {}, 0, time.monotonic(), step, 0.0
         if self.accelerator.is_main_process:
             new = not self.file.exists()
             with writing(self.file), self.file.open("a", newline="", encoding="utf-8") as handle:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +26,8 @@ class PairFolders:
             `training.create_dataset` writes it; or two folders of equally named files, `degraded` (or `input`) and
             `clean` (or `target`).
         check: raises a UserError for a row of `metadata.jsonl` (empty where there is none) that does not serve.
+        scenes: "training" leaves out the scenes that are held back for evaluation (`is_held_back`), "held_back" leaves
+            out all others.
 
     Attributes:
         files: (clean, degraded) of each pair.
@@ -35,7 +38,12 @@ class PairFolders:
             with them. Of images only the headers are read.
     """
 
-    def __init__(self, folders: Sequence[str | Path], check: Callable[[dict[str, Any]], Any] = lambda row: None):
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        check: Callable[[dict[str, Any]], Any] = lambda row: None,
+        scenes: Literal["all", "training", "held_back"] = "all",
+    ):
         self.files: list[tuple[Path, Path]] = []
         self.rows: list[dict[str, Any]] = []
         faults: list[str] = []
@@ -59,11 +67,31 @@ class PairFolders:
                 )
         if faults:
             raise UserError(f"There are pairs that cannot be learned from. Mend or remove them:{listing(faults)}")
+        if scenes != "all":
+            chosen = [held is (scenes == "held_back") for held in is_held_back(self.rows)]
+            self.files = [pair for pair, taken in zip(self.files, chosen, strict=True) if taken]
+            self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
 
     def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random pair (clean, degraded), uint8 [3, H, W]."""
         files = self.files[int(rng.integers(len(self.files)))]
         return tuple(np.asarray(open_image(file)).transpose(2, 0, 1) for file in files)
+
+
+def is_held_back(rows: Sequence[dict[str, Any]]) -> list[bool]:
+    """Which pairs training leaves out: those of a fifth of the scenes of each `dataset`, at most 40 scenes.
+
+    Which scenes depends on the names alone. Rows that name no `scene` are never held back.
+    """
+    scenes: dict[str, set[str]] = {}
+    for row in rows:
+        if "scene" in row:
+            scenes.setdefault(str(row.get("dataset")), set()).add(str(row["scene"]))
+    held = set()
+    for dataset, names in scenes.items():
+        shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        held |= {(dataset, scene) for scene in shuffled[: min(len(names) // 5, 40)]}
+    return [(str(row.get("dataset")), str(row.get("scene"))) in held for row in rows]
 
 
 def _named_in_metadata(folder: Path, faults: list[str]) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.intensity import intensity
 from gendeg.prior import IntensityPrior
 from runtime.errors import UserError
 from runtime.files import reserve, whole_file, write_whole
 from training.loop import processes
-from training.photos import Photos
-from training.simulators.matching import simulate_batch
+from training.pair_folders import PairFolders
+from training.photos import Photos, random_crop_of_pair
+from training.simulators.matching import phrases, simulate_batch
 
 PHRASES = sorted(
     {phrase for d in DEGRADATIONS.values() for phrase in (d.phrase, *dict(d.mixed_phrases).values(), *d.variants)}
@@ -28,56 +32,113 @@ PHRASES = sorted(
 _UNIFORM_EVERY = 4
 
 
-class SimulatedPairs(Dataset):
-    """Endless pairs of the six degradations in turn, or of one; pair i depends on (seed, i) alone.
+class TrainingPairs(Dataset):
+    """Endless pairs of the six degradations in turn, or of one: simulated, or crops of published pairs.
 
     Items: clean, degraded (uint8 tensors [3, size, size]), degradation (index into DEGRADATIONS), phrase (index into
-    PHRASES), mu, sigma (of the pair).
+    PHRASES), mu, sigma (of the pair). Pair i depends on (seed, i) alone.
+
+    Args:
+        photos: what is degraded by simulation.
+        size: side in pixels.
+        degradation: the only one; None: all six.
+        published: pairs of image files whose rows name their `degradation`.
+        published_shares: degradation -> share of its pairs that are published ones, where there are any.
+
+    Raises:
+        UserError: for shares of what is no degradation.
     """
 
-    def __init__(self, photos: Photos, size: int, seed: int = 0, degradation: str | None = None):
+    def __init__(
+        self,
+        photos: Photos,
+        size: int,
+        seed: int = 0,
+        degradation: str | None = None,
+        published: PairFolders | None = None,
+        published_shares: Mapping[str, float] | None = None,
+    ):
         self.photos, self.size, self.seed = photos, size, seed
         names = list(DEGRADATIONS)
         self.turns = range(len(names)) if degradation is None else [names.index(get_degradation(degradation).name)]
         self.prior = IntensityPrior()
         self.degradation = degradation
+        check_shares(published_shares or {})
+        self.published: dict[int, tuple[float, list[tuple[Path, Path]]]] = {}
+        for name, share in (published_shares or {}).items():
+            rows = zip(published.files, published.rows, strict=True) if published else ()
+            files = [pair for pair, row in rows if row.get("degradation") == name]
+            if files and share:
+                self.published[names.index(name)] = (share, files)
 
     def name(self, count: int) -> str:
-        """Tells `count` of these pairs from those of other sizes, degradations or photographs; for a folder's name.
+        """Tells `count` of these pairs from those of other sizes, degradations or images; for a folder's name.
 
         Not from those of another seed: they serve as well, and are shared among recipes.
         """
-        return "-".join(str(part) for part in (self.size, count, self.degradation, self.photos.name) if part)
+        parts = [self.size, count, self.degradation, self.photos.name]
+        if self.published:
+            files = json.dumps([(n, share, [str(f) for f in files]) for n, (share, files) in self.published.items()])
+            parts.append(hashlib.sha256(files.encode()).hexdigest()[:8])
+        return "-".join(str(part) for part in parts if part)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {name: values[0] for name, values in _simulated(default_collate([self.wanted(index)])).items()}
+        return {name: values[0] for name, values in _made(default_collate([self.wanted(index)])).items()}
 
     def wanted(self, index: int) -> dict[str, Any]:
-        """What pair i is made of: clean, degradation, the wanted mu and sigma, and the seed of all other randomness."""
+        """What pair i is made of: clean, degradation, the wanted mu and sigma, the seed of all other randomness, and
+        `degraded` and whether the pair is a `published` one, which need no simulation.
+        """
         rng = np.random.default_rng((self.seed, index))
-        clean = torch.from_numpy(self.photos.random_crop(self.size, rng).copy()).permute(2, 0, 1)
         number = self.turns[index % len(self.turns)]
+        share, files = self.published.get(number, (0.0, []))
+        published = bool(rng.random() < share)
+        if published:
+            images = random_crop_of_pair(files[rng.integers(len(files))], self.size, rng)
+        else:
+            images = (self.photos.random_crop(self.size, rng),) * 2
+        clean, degraded = (torch.from_numpy(image.copy()).permute(2, 0, 1) for image in images)
         uniform = rng.integers(_UNIFORM_EVERY) == 0
         mu, sigma = self.prior.sample(list(DEGRADATIONS)[number], rng, uniform=uniform)[:2]
-        seed = int(rng.integers(2**62))
-        return {"clean": clean, "degradation": number, "mu": float(mu), "sigma": float(sigma), "seed": seed}
+        return {
+            "clean": clean,
+            "degraded": degraded,
+            "published": published,
+            "degradation": number,
+            "mu": float(mu),
+            "sigma": float(sigma),
+            "seed": int(rng.integers(2**62)),
+        }
 
 
-def _simulated(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Items of `SimulatedPairs`, stacked, of what was `wanted`, stacked; those of a degradation made at once."""
-    clean = wanted["clean"]
-    degraded, phrase = torch.empty_like(clean), torch.empty(len(clean), dtype=torch.uint8)
-    mu, sigma = torch.empty(2, len(clean))
+def training_pairs(recipe: dict[str, Any], args: Namespace, size: int) -> TrainingPairs:
+    """What a recipe and a training's command line mean by pairs: simulated ones, and those of `--pairs`.
+
+    Scenes that are held back for evaluation are left out (`training.pair_folders.is_held_back`).
+    """
+    published = PairFolders(args.pairs, scenes="training") if args.pairs else None
+    shares = recipe.get("published_shares")
+    return TrainingPairs(Photos(args.photos), size, recipe["seed"], published=published, published_shares=shares)
+
+
+def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Items of `TrainingPairs`, stacked, of what was `wanted`, stacked; those of a degradation made at once."""
+    clean, degraded = wanted["clean"], wanted["degraded"].clone()
+    phrase, (mu, sigma) = torch.empty(len(clean), dtype=torch.uint8), torch.empty(2, len(clean))
     for number, name in enumerate(DEGRADATIONS):
-        places = (wanted["degradation"] == number).nonzero()[:, 0]
-        if not len(places):
-            continue
-        generator = torch.Generator(device).manual_seed(int(wanted["seed"][places[0]]))
-        images = clean[places].to(device).float() / 255
-        made = simulate_batch(images, name, wanted["mu"][places], wanted["sigma"][places], generator)
-        degraded[places] = (torch.stack([pair.degraded for pair in made]) * 255).round().to("cpu", torch.uint8)
-        phrase[places] = torch.tensor([PHRASES.index(pair.phrase) for pair in made], dtype=torch.uint8)
-        mu[places], sigma[places] = torch.tensor([(pair.mu, pair.sigma) for pair in made]).T
+        places = ((wanted["degradation"] == number) & ~wanted["published"]).nonzero()[:, 0]
+        if len(places):
+            generator = torch.Generator(device).manual_seed(int(wanted["seed"][places[0]]))
+            images = clean[places].to(device).float() / 255
+            made = simulate_batch(images, name, wanted["mu"][places], wanted["sigma"][places], generator)
+            degraded[places] = (torch.stack([pair.degraded for pair in made]) * 255).round().to("cpu", torch.uint8)
+            phrase[places] = torch.tensor([PHRASES.index(pair.phrase) for pair in made], dtype=torch.uint8)
+            mu[places], sigma[places] = torch.tensor([(pair.mu, pair.sigma) for pair in made]).T
+        places = ((wanted["degradation"] == number) & wanted["published"]).nonzero()[:, 0]
+        if len(places):
+            pair = [images[places].float() / 255 for images in (clean, degraded)]
+            mu[places], sigma[places] = intensity(*pair)
+            phrase[places] = torch.tensor([PHRASES.index(p) for p in phrases(name, *pair)], dtype=torch.uint8)
     degradation = wanted["degradation"].to(torch.uint8)
     return {
         "clean": clean,
@@ -92,19 +153,19 @@ def _simulated(wanted: dict[str, torch.Tensor], device: torch.device | str = "cp
 class _Wanted(Dataset):
     """What `pairs` are made of, as a data set of its own."""
 
-    def __init__(self, pairs: SimulatedPairs):
+    def __init__(self, pairs: TrainingPairs):
         self.pairs = pairs
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.pairs.wanted(index)
 
 
-def stored_pairs(pairs: SimulatedPairs, count: int, parent: str | Path, workers: int) -> dict[str, np.ndarray]:
-    """The first `count` pairs, simulated once and kept in a folder below `parent`, which is named like them.
+def stored_pairs(pairs: TrainingPairs, count: int, parent: str | Path, workers: int) -> dict[str, np.ndarray]:
+    """The first `count` pairs, made once and kept in a folder below `parent`, which is named like them.
 
     An interrupted run goes on where it stopped.
 
-    Of several processes the first one simulates, the others find its pairs. On a GPU, `workers` only cut photographs
+    Of several processes the first one makes them, the others find its pairs. On a GPU, `workers` only cut photographs
     into crops, and pairs are simulated many at a time: then pair i depends on those beside it as well.
 
     Returns:
@@ -114,14 +175,14 @@ def stored_pairs(pairs: SimulatedPairs, count: int, parent: str | Path, workers:
         return _stored_pairs(pairs, count, Path(parent) / f"pairs-{pairs.name(count)}", workers)
 
 
-def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int) -> dict[str, np.ndarray]:
+def _stored_pairs(pairs: TrainingPairs, count: int, folder: Path, workers: int) -> dict[str, np.ndarray]:
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.json"
     fields = {name: (value.numpy().dtype, (count, *value.shape)) for name, value in pairs[0].items()}
     done = _pairs_done(state, count)
     if not done or not all(_is_array(folder / f"{name}.npy", *field) for name, field in fields.items()):
         if state.exists():
-            print(f"{folder} holds a damaged file: its pairs are simulated anew.")
+            print(f"{folder} holds a damaged file: its pairs are made anew.")
             state.unlink()
         done = 0
     arrays = {name: _open_array(folder / f"{name}.npy", *field) for name, field in fields.items()}
@@ -129,9 +190,9 @@ def _stored_pairs(pairs: SimulatedPairs, count: int, folder: Path, workers: int)
     on_cpu = device.type == "cpu"
     chunk = 32 if on_cpu else 32 * len(DEGRADATIONS)
     loader = DataLoader(pairs if on_cpu else _Wanted(pairs), chunk, sampler=range(done, count), num_workers=workers)
-    with tqdm(total=count, initial=done, desc="simulating pairs", unit="pair") as bar:
+    with tqdm(total=count, initial=done, desc="making pairs", unit="pair") as bar:
         for batch in loader:
-            batch = batch if on_cpu else _simulated(batch, device)
+            batch = batch if on_cpu else _made(batch, device)
             size = len(batch["mu"])
             for name, value in batch.items():
                 arrays[name][done : done + size] = value.numpy()
@@ -182,8 +243,8 @@ def check_shares(shares: Mapping[str, float]) -> None:
         raise UserError(f"shares: {', '.join(sorted(unknown))}: no degradation; there are {', '.join(DEGRADATIONS)}.")
 
 
-class Lottery:
-    """Draws pairs, some degradations more often than others.
+class BalancedSampler:
+    """Draws pairs, some degradations more often than others, whichever number there are of each.
 
     Args:
         degradation: of each pair, index into DEGRADATIONS, [N].
@@ -199,12 +260,16 @@ class Lottery:
         members = {name: np.flatnonzero(degradation == i) for i, name in enumerate(DEGRADATIONS)}
         self.members = [m for m in members.values() if len(m)]
         weights = np.array([shares.get(name, 1.0) for name, m in members.items() if len(m)])
-        self.thresholds = np.cumsum(weights / weights.sum())[:-1]
+        self.weights = weights / weights.sum()
 
-    def draw(self, rng: np.random.Generator) -> int:
-        """Index of a pair."""
-        members = self.members[int(np.searchsorted(self.thresholds, rng.random(), side="right"))]
-        return int(members[rng.integers(len(members))])
+    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Indices of pairs, [count]."""
+        kinds = rng.choice(len(self.members), size=count, p=self.weights)
+        chosen = np.empty(count, np.int64)
+        for kind, members in enumerate(self.members):
+            here = kinds == kind
+            chosen[here] = members[rng.integers(len(members), size=here.sum())]
+        return chosen
 
 
 class StoredPairs:
@@ -212,15 +277,15 @@ class StoredPairs:
 
     Args:
         sets: of arrays; one pair is as likely as another of its degradation, in whichever set it is.
-        shares: see `Lottery`.
+        shares: see `BalancedSampler`.
     """
 
     def __init__(self, sets: list[dict[str, np.ndarray]], shares: Mapping[str, float]):
-        self.sets, self.lottery = sets, Lottery(np.concatenate([s["degradation"] for s in sets]), shares)
+        self.sets, self.sampler = sets, BalancedSampler(np.concatenate([s["degradation"] for s in sets]), shares)
 
     def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random pair (clean, degraded), uint8 [3, H, W]."""
-        i = self.lottery.draw(rng)
+        i = int(self.sampler.draw(1, rng)[0])
         for arrays in self.sets:
             if i < len(arrays["degradation"]):
                 break
@@ -235,22 +300,23 @@ class ConditionDropout:
         shares: kind of loss -> share of the samples; kinds: text_and_intensity, image, all, mu, sigma.
     """
 
-    _LOST = {
-        "text_and_intensity": {"text", "mu", "sigma"},
-        "image": {"image"},
-        "all": {"text", "mu", "sigma", "image"},
-        "mu": {"mu"},
-        "sigma": {"sigma"},
+    _LOST_IN = {
+        "text": ("text_and_intensity", "all"),
+        "mu": ("text_and_intensity", "all", "mu"),
+        "sigma": ("text_and_intensity", "all", "sigma"),
+        "image": ("image", "all"),
     }
 
     def __init__(self, shares: dict[str, float]):
-        self.lost = [self._LOST[kind] for kind in shares]
-        self.thresholds = np.cumsum(list(shares.values()))
+        self.kinds, self.thresholds = list(shares), np.cumsum(list(shares.values()))
 
-    def draw(self, rng: np.random.Generator) -> set[str]:
-        """What one sample loses: some of text, mu, sigma, image; mostly nothing."""
-        kind = int(np.searchsorted(self.thresholds, rng.random(), side="right"))
-        return self.lost[kind] if kind < len(self.lost) else set()
+    def draw(self, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Which samples lose their text, mu, sigma or image: name -> [count] of bool."""
+        kind = np.searchsorted(self.thresholds, rng.random(count), side="right")
+        return {
+            name: np.isin(kind, [i for i, k in enumerate(self.kinds) if k in kinds])
+            for name, kinds in self._LOST_IN.items()
+        }
 
 
 class Crops(Dataset):

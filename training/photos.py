@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +21,26 @@ class Photos:
     """An indexed source of clean images; index and seed decide all that is random.
 
     Args:
-        folder: searched recursively; None draws procedural scenes instead.
+        folders: one or several, searched recursively; None draws procedural scenes instead.
         defocused_share: share of the crops that lie partly out of focus, see `defocused`.
 
     Raises:
-        UserError: if the folder does not exist or holds no image.
+        UserError: if a folder does not exist or holds no image.
     """
 
-    def __init__(self, folder: str | Path | None = None, defocused_share: float = 0.0):
+    def __init__(self, folders: str | Path | Sequence[str | Path] | None = None, defocused_share: float = 0.0):
         self.files: list[Path] = []
         self.defocused_share = defocused_share
-        if folder is None:
-            return
-        folder = Path(folder).expanduser()
-        if not folder.is_dir():
-            raise UserError(
-                f"There is no folder {folder}. Name a folder of photographs, or none for procedural scenes."
-            )
-        self.files = image_files(folder)
-        if not self.files:
-            raise UserError(f"No images in {folder} (looked for {', '.join(SUFFIXES)}).")
+        for folder in [folders] if isinstance(folders, (str, Path)) else folders or []:
+            folder = Path(folder).expanduser()
+            if not folder.is_dir():
+                raise UserError(
+                    f"There is no folder {folder}. Name a folder of photographs, or none for procedural scenes."
+                )
+            found = image_files(folder)
+            if not found:
+                raise UserError(f"No images in {folder} (looked for {', '.join(SUFFIXES)}).")
+            self.files += found
 
     @property
     def name(self) -> str:
@@ -69,6 +70,26 @@ class Photos:
         if rng.random() < 0.5:
             image = ImageOps.mirror(image)
         return _random_window(np.asarray(image), size, rng)
+
+
+def random_crop_of_pair(
+    files: tuple[str | Path, str | Path], size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random square of two images of one size, the same of both, at the scale of `Photos.random_crop`.
+
+    Never enlarged beyond what `size` needs: that would smooth the noise of a dark photograph.
+
+    Returns:
+        uint8 arrays [size, size, 3], RGB.
+    """
+    images = [open_image(file) for file in files]
+    short_side = max(size, min(*images[0].size, round(SHORT_SIDE * rng.uniform(1.0, 1.2))))
+    images = [np.asarray(resize_short_side(image, short_side)) for image in images]
+    both = np.concatenate(images, axis=2)
+    if rng.random() < 0.5:
+        both = both[:, ::-1]
+    both = _random_window(both, size, rng)
+    return both[..., :3], both[..., 3:]
 
 
 def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:

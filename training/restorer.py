@@ -7,10 +7,10 @@ from folders (`training.create_dataset` makes them), or both. Training runs in s
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,10 @@ from restorers.architectures import NETWORKS
 from restorers.folder import save_restorer
 from restorers.registry import load_restorer
 from runtime.errors import UserError
-from training.command_line import FIRST_STAGE, command_line, read_recipe, stages_to_train
+from training.command_line import FIRST_STAGE, PAIRS, command_line, read_recipe, stage_minutes, stages_to_train
 from training.loop import LoopSettings, train, unless_a_later_stage_began
 from training.pair_folders import PairFolders
-from training.pairs import Crops, SimulatedPairs, StoredPairs, check_shares, stored_pairs
+from training.pairs import Crops, StoredPairs, TrainingPairs, check_shares, stored_pairs
 from training.photos import Photos
 
 _PSNR_FLOOR = 1e-4  # mean squared error, 40 dB: a sample that is better does not count more
@@ -69,11 +69,10 @@ class RestorationLoss:
 
 @command_line
 def main() -> None:
-    pairs = {"type": Path, "action": "append", "default": [], "help": "folder of pairs; may be given several times"}
     initial = {"help": "restorer to start from instead of random weights: bundled name, file or folder"}
-    recipe, args = read_recipe(__doc__, {"--pairs": pairs, "--initial": initial, **FIRST_STAGE})
+    recipe, args = read_recipe(__doc__, {**PAIRS, "--initial": initial, **FIRST_STAGE})
     _check(recipe)
-    real = PairFolders(args.pairs) if args.pairs else None
+    real = PairFolders(args.pairs, scenes="training") if args.pairs else None
     simulated_share = recipe["simulated_share"] if real else 1.0
     torch.manual_seed(recipe["seed"])
     settings = dict(recipe["model"])
@@ -94,7 +93,7 @@ def main() -> None:
         parameters=parameters,
     )
     for number, stage in stages_to_train(recipe, args):
-        sources = []
+        began, sources = time.monotonic(), []
         if simulated_share > 0:
             sets = [_simulated(recipe, stage, args, None, stage["pairs"])]
             sets += [_simulated(recipe, stage, args, *more) for more in stage.get("more_pairs", {}).items()]
@@ -104,8 +103,10 @@ def main() -> None:
         data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["exposure_share"], recipe["seed"] + number)
         loss = RestorationLoss(stage["loss"])
         folder = args.output / f"stage-{number}"
+        minutes = stage_minutes(recipe, stage, args)
         save_stage = unless_a_later_stage_began(save, args.output, number)
-        train(model, loss, data, LoopSettings(**stage["loop"]), folder, save_stage)
+        settings = LoopSettings(**stage["loop"], minutes=minutes)
+        train(model, loss, data, settings, folder, save_stage, began=began)
 
 
 def _check(recipe: dict[str, Any]) -> None:
@@ -128,7 +129,7 @@ def _simulated(
 ) -> dict[str, np.ndarray]:
     """A stage's simulated pairs of all degradations, or of one; kept beside the output for other recipes."""
     photos = Photos(args.photos, stage.get("defocused_share", 0.0))
-    pairs = SimulatedPairs(photos, stage["size"], recipe["seed"], degradation)
+    pairs = TrainingPairs(photos, stage["size"], recipe["seed"], degradation)
     return stored_pairs(pairs, count, args.output.parent, recipe["workers"])
 
 

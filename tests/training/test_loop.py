@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from runtime.errors import UserError
 from runtime.files import UNFINISHED
@@ -185,6 +185,34 @@ def test_a_finished_stage_does_not_replace_what_a_later_one_saved(tmp_path):
     for number in (1, 2, 10):
         unless_a_later_stage_began(saved.append, tmp_path, number)(number)
     assert saved == [1, 2, 10, 10]
+
+
+def test_a_budget_of_minutes_is_kept_and_the_learning_rate_fitted_to_it(tmp_path):
+    started = time.monotonic()
+    weight, _ = _run(tmp_path, 1, minutes=0.05)
+    assert 3 <= time.monotonic() - started < 6
+    assert weight == pytest.approx(3, abs=0.5)
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert len(rows) > 2 and float(rows[-1]["learning_rate"]) == pytest.approx(0.05 / 20, rel=0.2)
+    started = time.monotonic()
+    _run(tmp_path, 1, minutes=0.05)
+    assert time.monotonic() - started < 1, "it is over"
+    _run(tmp_path, 1, minutes=0.07)
+    more = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert len(more) > len(rows) and more[: len(rows)] == rows, "more minutes go on"
+
+
+def test_batches_may_be_made_at_once(tmp_path):
+    class Lines(_Line):
+        def __getitems__(self, indices):
+            return default_collate([self[i] for i in indices])
+
+    one_by_one = _run(tmp_path / "one", 20)
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 6)
+    settings = LoopSettings(20, 8, 0.05, warmup_steps=2, ema_decay=0.9)
+    train(model, _loss, Lines(), settings, tmp_path / "batches", lambda m: None)
+    assert _factor(model) == pytest.approx(one_by_one[0], abs=1e-6)
 
 
 def test_accumulation_changes_nothing_but_memory(tmp_path):

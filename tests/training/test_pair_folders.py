@@ -138,3 +138,24 @@ def test_images_are_compared_upright_and_by_their_headers_alone(tmp_path):
         file = tmp_path / name / "x.jpg"
         file.write_bytes(file.read_bytes()[:2000])
     assert len(PairFolders([tmp_path]).files) == 1
+
+
+def test_scenes_are_either_learned_from_or_held_back(tmp_path):
+    rows = [{"dataset": d, "scene": str(n)} for d, count in (("small", 11), ("large", 300)) for n in range(count)]
+    for i, row in enumerate(rows * 2):
+        name = f"{i % len(rows)}.png"
+        if i < len(rows):
+            _write(tmp_path / "clean" / name, 0)
+        with (tmp_path / "metadata.jsonl").open("a") as file:
+            file.write(json.dumps(row | {"file_name": f"clean/{name}", "clean_file_name": f"clean/{name}"}) + "\n")
+    learned, held = (PairFolders([tmp_path], scenes=which) for which in ("training", "held_back"))
+    assert len(learned.files) + len(held.files) == len(rows) * 2 and len(held.files) == len(held.rows)
+    scenes = [{(row["dataset"], row["scene"]) for row in source.rows} for source in (learned, held)]
+    assert not scenes[0] & scenes[1], "a scene of which two pairs are known is on one side"
+    assert sorted(dataset for dataset, _ in scenes[1]) == ["large"] * 40 + ["small"] * 2
+    assert {row["scene"] for row in held.rows} != {str(n) for n in range(40)}, "not the first ones"
+
+
+def test_pairs_that_name_no_scene_are_learned_from(folder):
+    assert len(PairFolders([folder], scenes="training").files) == 3
+    assert not PairFolders([folder], scenes="held_back").files

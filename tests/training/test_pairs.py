@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from torch.utils.data import default_collate
 from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
+from runtime.errors import UserError
 from tests.runtime.test_files import full_disk
 from training.generator.latent_pairs import encode_pairs
-from training.pairs import PHRASES, SimulatedPairs, _simulated, stored_pairs
+from training.pair_folders import PairFolders
+from training.pairs import PHRASES, TrainingPairs, _made, stored_pairs
 from training.photos import Photos
 from training.simulators.matching import SIMULATORS, simulate
 
@@ -41,7 +44,7 @@ def test_simulates_a_wanted_intensity(name):
 
 
 def test_pairs_depend_on_seed_and_index_alone():
-    pairs, again, other = (SimulatedPairs(Photos(), 64, seed) for seed in (0, 0, 1))
+    pairs, again, other = (TrainingPairs(Photos(), 64, seed) for seed in (0, 0, 1))
     for index in (0, 4, 11):
         item = pairs[index]
         assert item["clean"].shape == item["degraded"].shape == (3, 64, 64)
@@ -51,10 +54,10 @@ def test_pairs_depend_on_seed_and_index_alone():
         assert not torch.equal(item["clean"], other[index]["clean"])
 
 
-def test_many_pairs_are_simulated_at_once():
+def test_many_pairs_are_made_at_once():
     """As on a GPU."""
-    wanted = default_collate([SimulatedPairs(Photos(), 64).wanted(i) for i in range(24)])
-    pairs = _simulated(wanted)
+    wanted = default_collate([TrainingPairs(Photos(), 64).wanted(i) for i in range(24)])
+    pairs = _made(wanted)
     assert pairs["degradation"].tolist() == list(range(6)) * 4
     assert torch.equal(pairs["clean"], wanted["clean"])
     measured = intensity(*(pairs[name].float() / 255 for name in ("clean", "degraded")))
@@ -67,16 +70,41 @@ def test_many_pairs_are_simulated_at_once():
 
 
 def test_pairs_of_one_degradation():
-    pairs = SimulatedPairs(Photos(), 64, degradation="motion_blur")
+    pairs = TrainingPairs(Photos(), 64, degradation="motion_blur")
     items = [pairs[i] for i in range(3)]
     assert {list(DEGRADATIONS)[int(item["degradation"])] for item in items} == {"motion_blur"}
     assert not torch.equal(items[0]["clean"], items[1]["clean"])
     with pytest.raises(ValueError, match="Unknown degradation 'fog'"):
-        SimulatedPairs(Photos(), 64, degradation="fog")
+        TrainingPairs(Photos(), 64, degradation="fog")
+
+
+def test_published_pairs_are_mixed_in_by_shares(tmp_path):
+    for name, scene, value in (("a", "1", 200), ("b", "2", 201)):
+        Image.fromarray(np.full((40, 50, 3), value, np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(np.full((40, 50, 3), value // 2, np.uint8)).save(tmp_path / f"{name}-dark.png")
+        row = {"file_name": f"{name}-dark.png", "clean_file_name": f"{name}.png", "degradation": "low_light"}
+        with (tmp_path / "metadata.jsonl").open("a") as file:
+            file.write(json.dumps(row | {"scene": scene}) + "\n")
+    published = PairFolders([tmp_path])
+    pairs = TrainingPairs(Photos(), 64, published=published, published_shares={"low_light": 0.5, "rain": 1.0})
+    items = [pairs[i] for i in range(5, 240, 6)]
+    found = [i for i in items if int(i["clean"].min()) == int(i["clean"].max()) in (200, 201)]
+    assert 10 < len(found) < 30, "half of the dark ones"
+    assert {int(item["clean"][0, 0, 0]) for item in found} == {200, 201}
+    for item in found:
+        assert item["clean"].shape == (3, 64, 64), "enlarged where the pair is smaller"
+        assert int(item["degraded"].max()) == int(item["clean"].max()) // 2
+        assert float(item["mu"]) == pytest.approx(100.5 / 255, abs=0.005) and float(item["sigma"]) < 0.003
+        assert PHRASES[int(item["phrase"])] == "in low-light conditions"
+    assert all(float(pairs[i]["mu"]) > 0 for i in range(1, 13, 6)), "there are no published pairs of rain"
+    names = {p.name(6) for p in (pairs, TrainingPairs(Photos(), 64), TrainingPairs(Photos(), 64, published=published))}
+    assert len(names) == 2
+    with pytest.raises(UserError, match="fog: no degradation"):
+        TrainingPairs(Photos(), 64, published=published, published_shares={"fog": 0.5})
 
 
 def test_storing_resumes(tmp_path):
-    class Counting(SimulatedPairs):
+    class Counting(TrainingPairs):
         made = 0
 
         def __getitem__(self, index):
@@ -97,7 +125,7 @@ def test_storing_resumes(tmp_path):
         )
 
 
-class _Numbered(SimulatedPairs):
+class _Numbered(TrainingPairs):
     """Pairs that tell their index, and how many were made."""
 
     made = 0
@@ -128,7 +156,7 @@ def test_damaged_files_are_made_anew(tmp_path, capsys, name, left):
     assert _Numbered.made > 600
     said = capsys.readouterr().out.splitlines()
     note_is_gone = (name, left) == ("state.json", None)
-    assert said == ([] if note_is_gone else [f"{folder} holds a damaged file: its pairs are simulated anew."])
+    assert said == ([] if note_is_gone else [f"{folder} holds a damaged file: its pairs are made anew."])
 
 
 @pytest.mark.parametrize("state", ["[]", "{}", '{"done": "600"}', '{"done": 601}', '{"done": -5}', "null"])
@@ -168,12 +196,12 @@ def test_pairs_of_other_photographs_are_not_taken_for_these(tmp_path):
         (tmp_path / name).mkdir()
         Image.fromarray(getattr(data, name)()).save(tmp_path / name / "photo.png")
         photos = Photos(tmp_path / name)
-        (clean, *_) = stored_pairs(SimulatedPairs(photos, 32), 6, tmp_path, workers=0)["clean"]
-        assert np.array_equal(clean, SimulatedPairs(photos, 32)[0]["clean"])
-        names |= {p.name(6) for p in (SimulatedPairs(photos, 32), SimulatedPairs(Photos(tmp_path / name, 0.5), 32))}
-    names |= {SimulatedPairs(photos, 32, degradation="snow").name(6), SimulatedPairs(Photos(), 32).name(6)}
+        (clean, *_) = stored_pairs(TrainingPairs(photos, 32), 6, tmp_path, workers=0)["clean"]
+        assert np.array_equal(clean, TrainingPairs(photos, 32)[0]["clean"])
+        names |= {p.name(6) for p in (TrainingPairs(photos, 32), TrainingPairs(Photos(tmp_path / name, 0.5), 32))}
+    names |= {TrainingPairs(photos, 32, degradation="snow").name(6), TrainingPairs(Photos(), 32).name(6)}
     assert len(names) == 6
-    assert SimulatedPairs(photos, 32, seed=1).name(6) in names, "another seed's pairs serve as well"
+    assert TrainingPairs(photos, 32, seed=1).name(6) in names, "another seed's pairs serve as well"
 
 
 def test_a_damaged_photograph_is_named(tmp_path):

@@ -3,6 +3,8 @@
 - `codec`: PSNR of the codec's round trip.
 - `control`: asked against reached intensity, per degradation, without matching: the network's own control;
   with --physics that of the pictures as the compact model delivers them.
+- `held-back`: real pairs (--pairs) whose scenes training leaves out: how near to them the generator comes, and how near
+  the simulators.
 - `sheet`: a contact sheet, six degradations at three intensities.
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
@@ -31,10 +33,12 @@ from runtime.images import write_image
 from training.command_line import command_line
 from training.evaluate.codec import evaluate_codec
 from training.evaluate.control import evaluate_control
+from training.evaluate.held_back import evaluate_held_back
 from training.evaluate.inputs import evaluation_squares
 from training.evaluate.restorers import evaluate_restorers
 from training.evaluate.sheets import contact_sheet, restorers_sheet, structure_sheet
 from training.evaluate.structure import evaluate_structure
+from training.pair_folders import PairFolders
 from training.photos import Photos
 
 
@@ -47,9 +51,10 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    parser.add_argument("what", choices=("codec", "control", "structure", "restorers", *sheets))
+    parser.add_argument("what", choices=("codec", "control", "held-back", "structure", "restorers", *sheets))
     parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
+    parser.add_argument("--pairs", type=Path, nargs="+", help="held-back: folders of real pairs")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
     parser.add_argument("--limit", type=int, help="use only so many photographs")
@@ -58,6 +63,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.output and not args.output.parent.is_dir():
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
+    if (args.what == "held-back") != bool(args.pairs):
+        parser.error("--pairs names the folders of real pairs that held-back is measured on.")
     files = Photos(args.photos).files
     model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
     if args.what == "restorers-sheet":
@@ -66,7 +73,10 @@ def main() -> None:
         chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
         write_image(restorers_sheet(model, chosen), args.output or "sheet.png")
         return
-    photos = evaluation_squares(args.photos)[: args.limit]
+    if args.what == "held-back":
+        photos = PairFolders(args.pairs, scenes="held_back")
+    else:
+        photos = evaluation_squares(args.photos)[: args.limit]
     if args.what in sheets:
         photos = torch.stack(_chosen(photos, args.choose)) if args.choose else photos
         if len(photos) < len(DEGRADATIONS) or (args.choose and len(photos) > len(DEGRADATIONS)):
@@ -76,6 +86,8 @@ def main() -> None:
         return
     if args.what == "restorers":
         result = evaluate_restorers(model, photos)
+    elif args.what == "held-back":
+        result = evaluate_held_back(model, photos, args.limit)
     elif args.what == "structure":
         result = evaluate_structure(model, photos)
     elif args.what == "control":

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from gendeg.importer import check_repository, push_folder
-from training.command_line import FIRST_STAGE, command_line, read_recipe
+from training.command_line import FIRST_STAGE, PAIRS, command_line, read_recipe
 from training.generator import bridge, stable_diffusion
 from training.loop import processes
 
@@ -21,7 +21,7 @@ def main() -> None:
     options = {
         "--codec": {"type": Path, "help": "folder of the trained codec"},
         "--initial": {"help": "what to start from: a pipeline folder; or Stable Diffusion 1.5, a folder or on the Hub"},
-        "--pairs": {"type": Path, "action": "append", "help": "folder of pairs; may be given several times"},
+        **PAIRS,
         **FIRST_STAGE,
         "--push-to-hub": {"metavar": "OWNER/NAME", "help": "upload the result there"},
     }

@@ -1,6 +1,6 @@
 """How is the compact profile's generator trained? From random initialisation, by its recipe, in stages.
 
-Simulated pairs are encoded once by the trained codec, then the UNet, the text encoder and the intensity projection
+Pairs are encoded once by the trained codec, then the UNet, the text encoder and the intensity projection
 learn to predict the bridge's residual. The result is a whole pipeline folder. Training runs in stages of growing image
 size, each of which starts from the averaged weights of the one before.
 """
@@ -8,7 +8,7 @@ size, each of which starts from the averaged weights of the one before.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,13 @@ from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler
 from runtime.errors import UserError
-from training.command_line import stages_to_train
-from training.generator.adversarial import AdversarialLoss, AdversarialPair, Discriminator
+from training.command_line import stage_minutes, stages_to_train
 from training.generator.bridge_loss import BridgeLoss, fit_bridge
-from training.generator.latent_pairs import LatentPairs, WithLatents, encode_pairs
+from training.generator.latent_pairs import LatentPairs, encode_pairs
 from training.generator.pipeline_folder import write_pipeline
 from training.generator.tokenizer import CAPTIONS, train_tokenizer
-from training.loop import LoopSettings, processes, train, unless_a_later_stage_began
-from training.pairs import PHRASES, SimulatedPairs, stored_pairs
-from training.photos import Photos
+from training.loop import LoopSettings, train, unless_a_later_stage_began
+from training.pairs import PHRASES, stored_pairs, training_pairs
 
 
 class Generator(nn.Module):
@@ -82,8 +80,6 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
     """
     if (args.codec is None) == (args.initial is None):
         raise UserError("Name either the codec's folder (--codec), or a pipeline to start from (--initial).")
-    if args.pairs:
-        raise UserError("--pairs is for recipes that start from Stable Diffusion; this one simulates its pairs.")
     initial = GenDegPipeline.from_pretrained(args.initial) if args.initial else None
     codec = (initial.vae.float() if initial else PatchCodec.from_pretrained(args.codec)).eval()
     length = recipe["model"]["text"]["max_position_embeddings"]
@@ -100,7 +96,8 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         load_weights(model, initial)
     scheduler = initial.scheduler if initial else None
     for number, stage in stages_to_train(recipe, args):
-        pairs = SimulatedPairs(Photos(args.photos), stage["size"], recipe["seed"])
+        began = time.monotonic()
+        pairs = training_pairs(recipe, args, stage["size"])
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent, recipe["workers"])
         share = recipe["recoloured_share"]
         file = args.output / f"latents-{pairs.name(stage['pairs'])}-recoloured-{share}.pt"
@@ -116,19 +113,12 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         )
         save = unless_a_later_stage_began(save, args.output, number)
         loss = BridgeLoss(scheduler, codec, recipe["intensity_weight"])
-        shares = recipe["shares"] | stage.get("shares", {})
-        data = LatentPairs(latents, shares, recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number)
-        loop, folder = LoopSettings(**stage["loop"]), args.output / f"stage-{number}"
-        if "adversarial" in stage:
-            settings = dict(stage["adversarial"])
-            pair = AdversarialPair(model, Discriminator(len(PHRASES)))
-            groups = pair.parameter_groups(settings.pop("discriminator_scale"))
-            temperature = recipe["pipeline"].get("temperature") or {}
-            loss = AdversarialLoss(loss, codec.to(processes().device), temperature=temperature, **settings)
-            loss = WithLatents(loss, latents)
-            train(pair, loss, data, loop, folder, partial(_save_generator_of, save=save), groups)
-        else:
-            train(model, WithLatents(loss, latents), data, loop, folder, save)
+        minutes = stage_minutes(recipe, stage, args)
+        data = LatentPairs(
+            latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number
+        )
+        loop, folder = LoopSettings(**stage["loop"], minutes=minutes), args.output / f"stage-{number}"
+        train(model, loss, data, loop, folder, save, began=began)
 
 
 def save_pipeline(
@@ -142,10 +132,6 @@ def save_pipeline(
     """Write a whole pipeline folder."""
     trained = {name: getattr(model, name) for name in ("unet", "text_encoder", "intensity_projection")}
     write_pipeline(trained | {"vae": codec, "tokenizer": tokenizer, "scheduler": scheduler}, defaults, folder)
-
-
-def _save_generator_of(pair: AdversarialPair, save: Callable[[Generator], None]) -> None:
-    save(pair.generator)
 
 
 def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:

@@ -1,14 +1,11 @@
-"""What does the compact generator learn from? Pairs that the codec has encoded once, drawn as endless samples."""
+"""What does the compact generator learn from? Pairs that the codec has encoded once, drawn as endless batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -17,15 +14,15 @@ from gendeg.scheduler import BridgeScheduler, bridge_times
 from runtime.files import whole_file
 from training.codec import to_model_range
 from training.loop import processes
-from training.pairs import ConditionDropout, Lottery
+from training.pairs import BalancedSampler, ConditionDropout
 
 
 class LatentPairs(Dataset):
-    """Endless training samples of encoded pairs, but for the latents; sample i depends on (seed, i) alone.
+    """Endless batches of encoded pairs; a batch depends on the seed and its first index.
 
     Args:
-        latents: from `encode_pairs`.
-        shares: how often each degradation is drawn, see `training.pairs.Lottery`.
+        latents: from `encode_pairs`; batches lie on their device.
+        shares: how often each degradation is drawn, see `training.pairs.BalancedSampler`.
         dropout: shares of samples that lose conditions, see `ConditionDropout`.
         tokens: token ids [captions + 1, phrases, L]; the first caption is none.
         null_tokens: token ids [L] of the empty prompt.
@@ -41,61 +38,42 @@ class LatentPairs(Dataset):
         scheduler: BridgeScheduler,
         seed: int,
     ):
-        self.like = torch.empty(1, *latents["clean"].shape[1:])
-        self.scheduler = scheduler
-        self.known = {name: latents[name] for name in ("phrase", "degradation", "mu", "sigma")}
-        self.tokens, self.null_tokens, self.seed = tokens, null_tokens, seed
+        self.latents, self.scheduler, self.seed = latents, scheduler, seed
+        self.device = latents["clean"].device
+        self.tokens, self.null_tokens = tokens.to(self.device), null_tokens.to(self.device)
         self.dropout = ConditionDropout(dropout)
-        self.lottery = Lottery(latents["degradation"].numpy(), shares)
+        self.sampler = BalancedSampler(latents["degradation"].cpu().numpy(), shares)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, index))
-        i = self.lottery.draw(rng)
-        known = {name: values[i] for name, values in self.known.items()}
-        caption = int(rng.integers(len(self.tokens))) if rng.random() < 0.3 else 0
-        tokens = self.tokens[caption, known["phrase"]]
-        lost = self.dropout.draw(rng)
-        missing = torch.tensor(float("nan"))
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """Latents: clean, degraded and condition (what the network sees of clean), noise [B, C, h, w]; tokens [B, L];
+        time, mu, sigma, and asked_mu and asked_sigma, which may be lost (NaN), [B].
+        """
+        rng, count = np.random.default_rng((self.seed, indices[0])), len(indices)
+        chosen = torch.from_numpy(self.sampler.draw(count, rng)).to(self.device)
+        batch = {name: values[chosen] for name, values in self.latents.items()}
+        clean, degraded = batch["clean"].float(), batch["degraded"].float()
+        caption = np.where(rng.random(count) < 0.3, rng.integers(len(self.tokens), size=count), 0)
+        tokens = self.tokens[torch.from_numpy(caption).to(self.device), batch["phrase"]]
+        lost = {name: torch.from_numpy(v).to(self.device) for name, v in self.dropout.draw(count, rng).items()}
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         return {
-            **known,
-            "pair": torch.tensor(i),
-            "tokens": self.null_tokens if "text" in lost else tokens,
-            "prompt": tokens,
-            "asked_mu": missing if "mu" in lost else known["mu"],
-            "asked_sigma": missing if "sigma" in lost else known["sigma"],
-            "has_image": torch.tensor("image" not in lost),
-            "time": bridge_times(torch.tensor(rng.random(), dtype=torch.float32)),
-            "noise": self.scheduler.draw_noise(self.like, torch.Generator().manual_seed(int(rng.integers(2**62))))[0],
-            "noise_seed": torch.tensor(int(rng.integers(2**62))),
+            "clean": clean,
+            "degraded": degraded,
+            "condition": clean.masked_fill(lost["image"][:, None, None, None], 0),
+            "tokens": torch.where(lost["text"][:, None], self.null_tokens, tokens),
+            "mu": batch["mu"],
+            "asked_mu": batch["mu"].masked_fill(lost["mu"], torch.nan),
+            "sigma": batch["sigma"],
+            "asked_sigma": batch["sigma"].masked_fill(lost["sigma"], torch.nan),
+            "time": bridge_times(torch.from_numpy(rng.random(count, np.float32)).to(self.device)),
+            "noise": self.scheduler.draw_noise(clean, generator),
         }
-
-
-class WithLatents:
-    """A loss whose batches of `LatentPairs` get their latents only here, on the device that computes it.
-
-    Args:
-        loss: of (model, batch); batch: the samples' fields, and clean, degraded and condition (what the network sees
-            of clean), [B, C, h, w].
-        latents: from `encode_pairs`; kept on the GPU, where there is one.
-    """
-
-    def __init__(self, loss: Callable[..., Any], latents: dict[str, torch.Tensor]):
-        device = processes().device
-        self.loss = loss
-        self.latents = {name: latents[name].to(device) for name in ("clean", "degraded")}
-
-    def __call__(
-        self, model: nn.Module, batch: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        clean, degraded = (self.latents[name][batch["pair"]].float() for name in ("clean", "degraded"))
-        condition = clean * batch["has_image"][:, None, None, None]
-        return self.loss(model, batch | {"clean": clean, "degraded": degraded, "condition": condition})
 
 
 def encode_pairs(
     codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path, recoloured_share: float = 0.0
 ) -> dict[str, torch.Tensor]:
-    """Encode stored pairs, or read what an earlier run, or the first of several processes, encoded.
+    """Encode stored pairs, or read what an earlier run, or the first of several processes, encoded; to the device.
 
     Args:
         recoloured_share: share of the pairs whose colour channels change places, in both images alike: a flake stays
@@ -108,7 +86,8 @@ def encode_pairs(
     with processes().main_process_first():
         if not _is_whole(file):
             _encode_pairs(codec, arrays, file, recoloured_share)
-    return torch.load(file, weights_only=True, mmap=True)
+    encoded = torch.load(file, weights_only=True, mmap=True)
+    return {name: values.to(processes().device) for name, values in encoded.items()}
 
 
 def _is_whole(file: Path) -> bool:

@@ -215,7 +215,7 @@ class PromptedPairs(Dataset):
         i = int(rng.integers(len(self.pairs)))
         clean, degraded, mu, sigma = load_pair(self.pairs[i], self.size)
         mirrored = slice(None, None, -1 if rng.random() < 0.5 else 1)
-        lost = self.dropout.draw(rng)
+        lost = {name for name, lost in self.dropout.draw(1, rng).items() if lost[0]}
         tokens = self.tokenizer(
             "" if "text" in lost else self.prompts[i],
             padding="max_length",
@@ -355,7 +355,7 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         model,
         NoiseLoss(pipeline, scheduler),
         data,
-        LoopSettings(**recipe["loop"]),
+        LoopSettings(**recipe["loop"], minutes=args.minutes),
         args.output,
         partial(_save, pipeline=pipeline, folder=args.output / "pipeline"),
         [

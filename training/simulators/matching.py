@@ -79,15 +79,18 @@ def simulate_batch(
                 phrase = kind.mixed_phrases[0][1] if hazy[k] else kind.phrase
                 best[int(todo[k])] = Simulated(degraded[nearest[k]], *reached[k], name, phrase)
     if kind.variants:
-        angles = motion_blur.directions(clean, torch.stack([pair.degraded for pair in best]))
-        best = [replace(pair, phrase=_phrase_of(angle)) for pair, angle in zip(best, angles, strict=True)]
+        told = phrases(kind.name, clean, torch.stack([pair.degraded for pair in best]))
+        best = [replace(pair, phrase=phrase) for pair, phrase in zip(best, told, strict=True)]
     return best
 
 
-def _phrase_of(angle: float | None) -> str:
-    """What a prompt may say of a motion blur: its direction, if it has one."""
-    kind = get_degradation("motion_blur")
-    return kind.phrase if angle is None else kind.variants[round(angle / 180 * len(kind.variants)) % len(kind.variants)]
+def phrases(degradation: str, clean: torch.Tensor, degraded: torch.Tensor) -> list[str]:
+    """What prompts may say of pairs [B, 3, H, W]: the degradation; of a motion blur its direction, if it has one."""
+    kind = get_degradation(degradation)
+    if not kind.variants:
+        return [kind.phrase] * len(clean)
+    angles, count = motion_blur.directions(clean, degraded), len(kind.variants)
+    return [kind.phrase if a is None else kind.variants[round(a / 180 * count) % count] for a in angles]
 
 
 def _reach(render: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,56 @@
+"""Does the generator draw what real pairs hold? Scenes that training leaves out, degraded at their own intensities."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from gendeg.intensity import intensity
+from gendeg.pipeline import GenDegPipeline
+from restorers.metrics import psnr
+from runtime.errors import UserError
+from training.evaluate.inputs import SIZE
+from training.pair_folders import PairFolders
+from training.photos import centre_square
+from training.simulators.matching import simulate
+
+
+def evaluate_held_back(
+    pipeline: GenDegPipeline, pairs: PairFolders, limit: int | None = None, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Degrade the clean sides of real pairs at the measured (mu, sigma) of each; compare with the true degraded ones.
+
+    One pair a scene. Rows: the data sets. Columns: number of pairs; mean PSNR (dB, centre squares of 256 pixels) of the
+    generator's pictures, and of the simulators', to the true degraded images.
+
+    Args:
+        pairs: see `PairFolders`; their rows name `dataset`, `scene` and `degradation`.
+        limit: at most so many scenes of each data set.
+
+    Raises:
+        UserError: if none of the pairs says which degradation it shows.
+    """
+    by_scene = {(row.get("dataset"), row.get("scene")): i for i, row in enumerate(pairs.rows) if "degradation" in row}
+    chosen: dict[str, list[int]] = {}
+    for (dataset, _), i in sorted(by_scene.items(), key=lambda item: item[1]):
+        chosen.setdefault(str(dataset), []).append(i)
+    if not chosen:
+        raise UserError("These pairs do not say which degradation they show, or none of their scenes is held back.")
+    table = {}
+    for dataset, members in chosen.items():
+        gains = []
+        for i in tqdm(members[:limit], desc=dataset):
+            squares = np.stack([centre_square(file, SIZE) for file in pairs.files[i]])
+            clean, degraded = (torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).split(1)
+            degradation = pairs.rows[i]["degradation"]
+            mu, sigma = (float(v) for v in intensity(clean, degraded))
+            generator = torch.Generator().manual_seed(seed + i)
+            output = pipeline(
+                clean, degradation, mu=mu, sigma=sigma, generator=generator, output_size="working", output_type="pt"
+            )
+            simulated = simulate(clean[0], degradation, mu, sigma, torch.Generator().manual_seed(seed + i)).degraded
+            gains.append([float(psnr(image, degraded)) for image in (output.images, simulated[None])])
+        generated, simulated = np.mean(gains, axis=0)
+        table[dataset] = {"pairs": len(gains), "psnr_generated": float(generated), "psnr_simulated": float(simulated)}
+    return table
