@@ -127,7 +127,6 @@ def read_recipe(
     minutes = "train for so long instead of for the recipe's steps; an interrupted run goes on with what is left"
     parser.add_argument("--minutes", type=float, help=minutes)
     parser.add_argument("--output", type=Path, help="where checkpoints and the model go (default: runs/<recipe>)")
-    parser.add_argument("--minutes", type=float, help="end by then, with the learning rate's decay fitted to it")
     for name, arguments in (options or {}).items():
         parser.add_argument(name, **arguments)
     args = parser.parse_args()

@@ -97,7 +97,7 @@ def test_the_cards_say_how_it_was_made(made):
     output = made[0].output
     records = json.loads((output / "reproduce.json").read_text())
     facts = records["generator"]
-    assert facts["recipe"] == "generator-smoke.yaml" and [s["steps"] for s in facts["stages"]] == [20, 10, 6]
+    assert facts["recipe"] == "generator-smoke.yaml" and [s["steps"] for s in facts["stages"]] == [20, 10]
     assert facts["stages"][0]["samples"] == 160 and facts["stages"][0]["last"]["loss"] > 0
     assert records["dataset"]["pairs"] > 0
     folders = [output / "checkpoints" / "compact", *(output / "checkpoints" / "restorers" / n for n in RESTORERS)]

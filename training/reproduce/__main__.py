@@ -41,7 +41,7 @@ from training.scenes import draw_scene
 # What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
 SHARES = {"codec": 4, "generator": 40, "structure": 10, "dataset": 8, "nafnet": 22, "promptir": 8, "swin": 8}
 RESTORERS = ("nafnet", "promptir", "swin")
-TABLES = ("codec", "control", "structure", "restorers")
+TABLES = ("codec", "control", "structure", "held-back", "restorers")
 RECIPES = Path(__file__).parents[1] / "recipes"
 RECORDS = "reproduce.json"
 SCENES = 8  # drawn where there are no photographs
@@ -86,14 +86,15 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         return Stage(name, [command], output, output / result, needs, file)
 
     def dataset(folder: Path, output: Path) -> list[str | Path]:
-        part = len(Photos(folder).files) / sum(len(Photos(f).files) for f in args.photos)
+        part = len(Photos(folder).files) / len(Photos(args.photos).files)
         command = ["training.create_dataset", "--clean", folder, "--output", output, "--model", degrader]
         return [*command, *minutes("dataset", part)]
 
     def table(what: str) -> list[str | Path]:
+        images = ["--pairs", *args.pairs] if what == "held-back" else ["--photos", args.test]
         models = ["--restorers", *(out / "checkpoints" / "restorers" / name for name in RESTORERS)]
         models = models if what == "restorers" else ["--model", out / "checkpoints" / "compact"]
-        return ["training.evaluate", what, "--photos", args.test, *models, "--output", out / "tables" / f"{what}.json"]
+        return ["training.evaluate", what, *images, *models, "--output", out / "tables" / f"{what}.json"]
 
     return [
         training("codec", "codec", "codec", "config.json", []),
@@ -112,7 +113,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         ],
         Stage(
             name="tables",
-            commands=[table(what) for what in TABLES if args.test],
+            commands=[table(what) for what in TABLES if (args.pairs if what == "held-back" else args.test)],
             output=out / "tables",
             result=out / "tables",
             needs=[degrader, *(out / name / "restorer" for name in RESTORERS)],
@@ -256,9 +257,7 @@ def main() -> int:
     parser.add_argument("--terms", default="", help="for the model cards: under which terms the data may be used")
     parser.add_argument("--pack", type=Path, metavar="DIR", help="instead: copy 40 MB of photographs and pairs there")
     args = parser.parse_args()
-    for folder in (*args.photos, *([args.test] if args.test else [])):
-        Photos(folder)
-    PairFolders(args.pairs)
+    Photos(args.photos), Photos(args.test), PairFolders(args.pairs)  # what is missing is said now, not after hours
     if args.pack:
         pack(args.photos, args.pairs, args.pack)
         return 0

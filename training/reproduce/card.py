@@ -28,6 +28,7 @@ _NETWORKS = {
 _WHAT = {
     "codec": "Codec: PSNR in dB after encoding and decoding",
     "control": "Control: one (mu, sigma) per photograph and degradation, drawn from real intensities, without matching",
+    "held-back": "Real pairs whose scenes were left out: PSNR in dB of pictures at their intensities to the true ones",
     "structure": "Structure correction: one-step predictions and full generation, before and after",
     "restorers": "Restorers: PSNR in dB and SSIM of simulated pairs, and what restoring adds; of clean ones both",
 }
@@ -95,7 +96,7 @@ def _training(records: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]
 def _losses(record: dict[str, Any]) -> str:
     """The last row of the log, without what says how fast it went."""
     last = record["stages"][-1]["last"] if record["stages"] else {}
-    left_out = ("learning_rate", "samples_per_second")
+    left_out = ("learning_rate", "samples_per_second", "waiting_for_data")
     return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in last.items() if name not in left_out)
 
 

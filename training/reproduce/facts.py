@@ -43,4 +43,4 @@ def facts_of_training(recipe: Path | None, folder: Path) -> dict[str, Any]:
             last = dict(zip(header, map(float, rows[-1]), strict=True))
             steps = int(last.pop("step"))
             stages.append({"steps": steps, "samples": steps * loop["batch_size"], "last": last})
-    return {"recipe": recipe.name, "seed": settings.get("seed", loops[0].get("seed", 0)), "stages": stages}
+    return {"recipe": recipe.name, "seed": settings["seed"], "stages": stages}
