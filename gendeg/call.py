@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +54,7 @@ def own_value(setting: Any, degradation: str) -> Any:
 
 
 def check_inputs(
-    asked: Mapping[str, Any], settings: Mapping[str, Any], has_structure_correction: bool
+    asked: Mapping[str, Any], settings: Mapping[str, Any], corrected: Collection[str] | None
 ) -> SimpleNamespace:
     """The arguments of a call, checked and complete: what is None there is the model's own setting.
 
@@ -63,7 +63,7 @@ def check_inputs(
     Args:
         asked: the arguments of `GenDegPipeline.__call__`.
         settings: the model's own.
-        has_structure_correction: whether the model holds a module for it.
+        corrected: degradations that the model's structure correction is for; None: it has none.
 
     Raises:
         UserError: see `GenDegPipeline.__call__`.
@@ -91,10 +91,10 @@ def check_inputs(
         raise UserError(f'output_size must be "photo", "working" or a number of pixels, not {call.output_size!r}.')
     if call.structure_correction not in (True, False, "auto"):
         raise UserError(f'structure_correction must be True, False or "auto", not {call.structure_correction!r}.')
-    if call.structure_correction is True and not has_structure_correction:
+    if call.structure_correction is True and corrected is None:
         raise UserError("This model holds no structure correction module.")
     if call.structure_correction == "auto":
-        call.structure_correction = call.degradation.structure_correction and has_structure_correction
+        call.structure_correction = call.degradation.name in (corrected or ())
     return call
 
 

@@ -1,7 +1,7 @@
 """Which degradations exist, and what is known of each: the one place that lists the six.
 
-Prompt phrases, the structure correction policy and the idea of filter thresholds are GenDeg's
-(arXiv 2411.17687, Sections 3 and 4). Intensities are the pooled real ones of the shipped histograms.
+Prompt phrases and the idea of filter thresholds are GenDeg's (arXiv 2411.17687, Sections 3 and 4). Intensities are the
+pooled real ones of the shipped histograms.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ class Degradation:
         name: identifier used everywhere in code, files and endpoints.
         label: what a person reads.
         phrase: what the text prompt says of it.
-        structure_correction: whether the structure correction module (SCM) repairs the generated image, as in the
-            paper. Elsewhere transferred detail comes as near to the truth, and the module would blur.
         mu_range, sigma_range: lowest and highest intensity that real data sets hold (1st to 99th percentile).
         typical: the median real (mu, sigma).
         accepted_mu: a generated sample whose reached mu lies outside is discarded from data sets.
@@ -33,7 +31,6 @@ class Degradation:
     name: str
     label: str
     phrase: str
-    structure_correction: bool
     mu_range: tuple[float, float]
     sigma_range: tuple[float, float]
     typical: tuple[float, float]
@@ -53,7 +50,6 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="haze",
             label="Haze",
             phrase="in hazy conditions",
-            structure_correction=True,
             mu_range=(0.030, 0.265),
             sigma_range=(0.020, 0.192),
             typical=(0.107, 0.067),
@@ -63,7 +59,6 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="rain",
             label="Rain",
             phrase="in rainy conditions",
-            structure_correction=False,
             mu_range=(0.008, 0.271),
             sigma_range=(0.011, 0.167),
             typical=(0.074, 0.064),
@@ -74,7 +69,6 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="snow",
             label="Snow",
             phrase="in snowy conditions",
-            structure_correction=False,
             mu_range=(0.003, 0.238),
             sigma_range=(0.020, 0.142),
             typical=(0.057, 0.070),
@@ -85,7 +79,6 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="motion_blur",
             label="Motion blur",
             phrase="in blurry conditions",
-            structure_correction=True,
             mu_range=(0.003, 0.079),
             sigma_range=(0.005, 0.095),
             typical=(0.030, 0.045),
@@ -101,7 +94,6 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="raindrop",
             label="Raindrops",
             phrase="with raindrops in it",
-            structure_correction=True,
             mu_range=(0.008, 0.134),
             sigma_range=(0.023, 0.142),
             typical=(0.030, 0.086),
@@ -111,7 +103,6 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="low_light",
             label="Low light",
             phrase="in low-light conditions",
-            structure_correction=False,
             mu_range=(0.036, 0.500),
             sigma_range=(0.023, 0.255),
             typical=(0.200, 0.145),

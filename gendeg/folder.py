@@ -24,7 +24,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline
 from gendeg.scheduler import BridgeScheduler
-from gendeg.structure_correction import StructureCorrection
+from gendeg.structure_correction import LayeredCorrection, StructureCorrection
 from runtime.errors import UserError
 from runtime.memory import is_out_of_memory
 from runtime.settings import check_settings, read_json
@@ -36,7 +36,7 @@ NETWORKS: dict[str, tuple[type[Any], ...]] = {
     "vae": (AutoencoderKL, PatchCodec),
     "text_encoder": (CLIPTextModel,),
     "intensity_projection": (IntensityProjection,),
-    "structure_correction": (StructureCorrection,),
+    "structure_correction": (StructureCorrection, LayeredCorrection),
 }
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _TEXT_SETTINGS = (

@@ -24,7 +24,7 @@ from gendeg.image_forms import ImageInput, convert, resize
 from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair
 from gendeg.intensity import match_intensity as matched
 from gendeg.physics import RULES
-from gendeg.structure_correction import StructureCorrection
+from gendeg.structure_correction import LayeredCorrection, StructureCorrection
 from runtime.errors import UserError
 
 MIN_SIDE = 32  # of an input image, in pixels
@@ -86,7 +86,7 @@ class GenDegPipeline(DiffusionPipeline):
         intensity_projection: IntensityProjection,
         unet: nn.Module,
         scheduler: Any,
-        structure_correction: StructureCorrection | None = None,
+        structure_correction: StructureCorrection | LayeredCorrection | None = None,
         resolution: int = 512,
         max_side: int = 1024,
         draw_variants: bool = False,
@@ -146,8 +146,8 @@ class GenDegPipeline(DiffusionPipeline):
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
             temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; instead of the model's
                 own.
-            structure_correction: whether to correct the structure of the degraded images; "auto": where the table of
-                degradations says so and the model holds a module for it. Elsewhere the photograph's fine detail is
+            structure_correction: whether to correct the structure of the degraded images; "auto": where the
+                model holds a module that is for them (its `degradations`). Elsewhere the photograph's fine detail is
                 transferred instead, as far as the degraded image has kept it, see `gendeg.detail`.
             physics: whether to keep to what the degradation can do to a pixel, see `gendeg.physics`; None: the model's
                 own setting. Small networks make pictures that need it; large ones may know better.
@@ -165,7 +165,7 @@ class GenDegPipeline(DiffusionPipeline):
             UserError: for input that cannot be worked on, and if the model gives no numbers; the message says why.
         """
         asked = {name: value for name, value in locals().items() if name != "self"}
-        call = check_inputs(asked, self.config, self.structure_correction is not None)
+        call = check_inputs(asked, self.config, self.structure_correction and self.structure_correction.degradations)
         height, width = call.working_size = self.common_working_size(call.photos, call.resolution)
         clean = torch.stack([resize(photo, call.working_size) for photo in call.photos])
         clean = (clean.float() / 255).to(self._execution_device)
@@ -177,7 +177,7 @@ class GenDegPipeline(DiffusionPipeline):
         )  # fmt: skip
         generated = self.decode(latents)[..., :height, :width]
         if call.structure_correction:
-            corrected = degraded = self.correct_structure(clean, generated)
+            corrected = degraded = self.correct(clean, generated, call.degradation.name, call.generator)
         else:
             rendered = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
             images = zip(clean, rendered, generated, strict=True)
@@ -252,14 +252,20 @@ class GenDegPipeline(DiffusionPipeline):
         """
         return _to_unit(self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample)
 
-    def correct_structure(self, clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+    def correct(
+        self,
+        clean: torch.Tensor,
+        generated: torch.Tensor,
+        degradation: str,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> torch.Tensor:
         """Clean and generated images [B, 3, H, W] in [0, 1] to the corrected generated ones, float32 in [0, 1].
 
         Raises:
             UserError: if the module gives values that are not numbers.
         """
-        dtype = self.structure_correction.dtype
-        return _to_unit(self.structure_correction(*((image * 2 - 1).to(dtype) for image in (clean, degraded))))
+        images = ((image * 2 - 1).to(self.structure_correction.dtype) for image in (clean, generated))
+        return _to_unit(self.structure_correction.correct(*images, degradation, generator))
 
     def deliver(
         self, call: SimpleNamespace, photo: torch.Tensor, clean: torch.Tensor, before: torch.Tensor, after: torch.Tensor

@@ -190,7 +190,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         now, then = self._times[self._index], self._times[self._index + 1]
         time = torch.tensor(now * self.config.num_train_timesteps)
         degraded = ahead = self.predicted(model_output, sample, self._clean, time)
-        if self._index:
+        if self._previous is not None:
             step_before = now - self._times[self._index - 1]
             ahead = degraded + min(1, (then - now) / step_before) / 2 * (degraded - self._previous)
         self._previous = degraded

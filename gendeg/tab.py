@@ -557,9 +557,9 @@ def _endpoint(models: Models) -> None:
         Only the image is required. degradation: haze, rain, snow, motion_blur, raindrop or low_light. mu and sigma:
         mean and standard deviation of the degradation map |clean - degraded| (left out: typical ones). Settings that
         are left out are the model's own. resolution: the short side at which the model works; output_size: that of
-        the result, photo (its own), working, or pixels. structure_correction: auto (for haze, motion blur and
-        raindrop), on or off.
-        preset, of models that start from noise: fast or paper. model: as in the app's list; left out: the first.
+        the result, photo (its own), working, or pixels. structure_correction: auto (where
+        the model's own is meant for it), on or off. preset, of models that start from noise: fast or paper. model: as
+        in the app's list; left out: the first.
         Returns the degraded image, the clean image aligned with it, the degradation map in false colours, and JSON:
         the intensity asked, reached at the working size, and at the output size; the seed; the value that the map's
         brightest colour stands for; and whether structure was corrected.

@@ -203,10 +203,10 @@ def train(
         data,
         batch_size=settings.batch_size // share,
         sampler=indices,
+        collate_fn=batched,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=cuda and settings.workers > 0,
-        collate_fn=batched,
     )
     log = _Log(output / "log.csv", progress.step, accelerator)
     timed = settings.minutes is not None

@@ -1,17 +1,21 @@
 """Trains structure correction: python -m training.structure_correction training/recipes/structure-compact.yaml
 --model compact --photos DIR
 
-The generator and its codec are frozen. They turn the latent of a simulated degraded image, noised to a random time,
-into an image in one step, and the module learns to correct that image (GenDeg, arXiv 2411.17687, Section 3.3). A module
-that the model holds already is trained on, if it has the recipe's sizes. The result is the whole pipeline with the
+The generator and its codec are frozen. The paper's module learns to correct what they predict in one step from the
+latent of a simulated degraded image, noised to a random time (GenDeg, arXiv 2411.17687, Section 3.3); the layered one
+learns from sampled images too, see `training/layered_correction.py`. The recipe's `form` says which. A module that the
+model holds already is trained on, if it has the recipe's form and sizes. The result is the whole pipeline with the
 module in it.
 """
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,78 +23,38 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gendeg.checkpoints import load_pipeline
-from gendeg.pipeline import GenDegPipeline, predict
+from gendeg.pipeline import GenDegPipeline
 from gendeg.scheduler import BridgeScheduler
-from gendeg.structure_correction import StructureCorrection
-from training.command_line import command_line, read_recipe
+from gendeg.structure_correction import LayeredCorrection, StructureCorrection
+from runtime.errors import UserError
+from training.command_line import PAIRS, command_line, read_recipe
+from training.generated_pairs import generate_pairs, one_step
 from training.generator.pipeline_folder import settings_of, write_pipeline
-from training.loop import LoopSettings, train
-from training.pairs import PHRASES, Lottery, SimulatedPairs, stored_pairs
-from training.photos import Photos
+from training.layered_correction import AdversarialPair, Discriminator, GeneratedPairs, LayeredLoss
+from training.loop import LoopSettings, processes, train
+from training.pairs import PHRASES, BalancedSampler, stored_pairs, training_pairs
 
 
 class Samples(Dataset):
-    """Endless samples of stored pairs, drawn by `shares` (see `Lottery`); sample i depends on (seed, i) alone.
+    """Endless batches of stored pairs, drawn by `shares` (see `BalancedSampler`), by the seed and their first index.
 
-    Items: clean, degraded (float [3, H, W] in [0, 1]), phrase (index into PHRASES), mu, sigma, ease (uniform in
-    [0, 1]) and noise_seed, for `one_step`.
+    clean, degraded (float [B, 3, H, W] in [0, 1]), phrase (index into PHRASES), mu, sigma, ease (uniform in [0, 1]) and
+    noise_seed, for `one_step`, [B].
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], shares: dict[str, float], seed: int):
         self.arrays, self.seed = arrays, seed
-        self.lottery = Lottery(arrays["degradation"], shares)
+        self.sampler = BalancedSampler(arrays["degradation"], shares)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, index))
-        i = self.lottery.draw(rng)
-        images = {name: self.arrays[name][i].copy() for name in ("clean", "degraded")}
-        numbers = {name: torch.tensor(self.arrays[name][i]) for name in ("phrase", "mu", "sigma")}
-        return {
-            **{name: torch.from_numpy(image).float() / 255 for name, image in images.items()},
-            **numbers,
-            "ease": torch.tensor(rng.random(), dtype=torch.float32),
-            "noise_seed": torch.tensor(int(rng.integers(2**62))),
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        rng, count = np.random.default_rng((self.seed, indices[0])), len(indices)
+        chosen = self.sampler.draw(count, rng)
+        batch = {name: torch.from_numpy(self.arrays[name][chosen]) for name in ("phrase", "mu", "sigma")}
+        return batch | {
+            **{name: torch.from_numpy(self.arrays[name][chosen]).float() / 255 for name in ("clean", "degraded")},
+            "ease": torch.from_numpy(rng.random(count, np.float32)),
+            "noise_seed": torch.from_numpy(rng.integers(2**62, size=count)),
         }
-
-
-@torch.no_grad()
-def one_step(
-    pipeline: GenDegPipeline,
-    clean: torch.Tensor,
-    degraded: torch.Tensor,
-    phrases: list[str],
-    mu: list[float],
-    sigma: list[float],
-    ease: torch.Tensor,
-    seeds: list[int],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise degraded images to a time and let the generator predict them from there, in one step.
-
-    Args:
-        clean, degraded: [B, 3, H, W] in [0, 1], sides multiples of `pipeline.size_multiple`.
-        ease: [B] in [0, 1], 0 at the hardest time (all noise, or all clean), 1 at the easiest.
-        seeds: of each sample's noise.
-
-    Returns:
-        (predicted images [B, 3, H, W] in [0, 1], weights [B] of their errors: abar_t, or the bridge's t).
-    """
-    scheduler, scale = pipeline.scheduler, pipeline.vae.config.scaling_factor
-    condition = pipeline.encode(clean)
-    target = scale * pipeline.encode(degraded)
-    context = pipeline.encode_context(phrases, mu, sigma)
-    generators = [torch.Generator(target.device).manual_seed(seed) for seed in seeds]
-    if isinstance(scheduler, BridgeScheduler):
-        time = ease * scheduler.config.num_train_timesteps
-        noisy = scheduler.add_noise(condition * scale, target, scheduler.draw_noise(target, generators), time)
-        seen = scheduler.network_input(noisy, condition * scale, time)
-        output = predict(pipeline.unet, seen, time, condition, context)
-        return pipeline.decode(scheduler.predicted(output, noisy, condition * scale, time)), ease
-    time = ((1 - ease) * (scheduler.config.num_train_timesteps - 1)).round().long()
-    noise = torch.cat([torch.randn(target[:1].shape, generator=g, device=g.device) for g in generators]).to(target)
-    noisy = scheduler.add_noise(target, noise, time)
-    abar = scheduler.alphas_cumprod.to(target)[time].reshape(-1, 1, 1, 1)
-    epsilon = predict(pipeline.unet, noisy, time, condition, context)
-    return pipeline.decode((noisy - (1 - abar).sqrt() * epsilon) / abar.sqrt()), abar.flatten()
 
 
 class CorrectionLoss:
@@ -120,27 +84,74 @@ class CorrectionLoss:
 
 @command_line
 def main() -> None:
-    recipe, args = read_recipe(
-        __doc__, {"--model": {"default": "compact", "help": "bundled name, folder or Hub repository"}}
-    )
+    model = {"default": "compact", "help": "bundled name, folder or Hub repository"}
+    recipe, args = read_recipe(__doc__, {"--model": model, **PAIRS})
+    began = time.monotonic()
     pipeline = load_pipeline(args.model, dtype=torch.float32)
-    pairs = SimulatedPairs(Photos(args.photos), recipe["pairs"]["size"], recipe["seed"])
-    arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["pairs"]["workers"])
+    sizes = dict(recipe["model"])
+    if sizes.pop("form") == "layered":
+        kind, learn = LayeredCorrection, train_layered
+        if not isinstance(pipeline.scheduler, BridgeScheduler):
+            raise UserError(
+                "Layered structure correction learns from samples of a bridge; this model starts from noise. Take a "
+                "recipe of the paper's form, such as training/recipes/structure-published.yaml."
+            )
+    else:
+        kind, learn = StructureCorrection, train_residual
+    pairs = training_pairs(recipe, args, recipe["pairs"]["size"])
+    arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["workers"])
     torch.manual_seed(recipe["seed"])
-    module = StructureCorrection(**recipe["model"])
+    module = kind(**sizes)
     if pipeline.structure_correction is not None:
         try:
             module.load_state_dict(pipeline.structure_correction.state_dict())
             print("Training goes on from the model's own structure correction.")
         except RuntimeError:
-            print("The model's own structure correction has other sizes than the recipe's: training starts anew.")
+            print("The model's own structure correction is of another form or size: training starts anew.")
     print(f"structure correction: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters")
+    loop = LoopSettings(**recipe["loop"], minutes=args.minutes)
+    learn(pipeline, arrays, module, recipe, partial(train, settings=loop, output=args.output, began=began), args.output)
+
+
+def train_residual(
+    pipeline: GenDegPipeline,
+    arrays: dict[str, np.ndarray],
+    module: StructureCorrection,
+    recipe: dict[str, Any],
+    run: Callable[..., None],
+    output: Path,
+) -> None:
+    """Train the paper's form with `run`, the loop, on one-step predictions made on the way."""
     data = Samples(arrays, recipe["shares"], recipe["seed"])
-    save = partial(save_pipeline, pipeline=pipeline, folder=args.output / "pipeline")
-    train(module, CorrectionLoss(pipeline), data, LoopSettings(**recipe["loop"]), args.output, save)
+    save = partial(save_pipeline, pipeline=pipeline, folder=output / "pipeline")
+    run(module, CorrectionLoss(pipeline), data, save=save)
 
 
-def save_pipeline(module: StructureCorrection, pipeline: GenDegPipeline, folder: Path) -> None:
+def train_layered(
+    pipeline: GenDegPipeline,
+    arrays: dict[str, np.ndarray],
+    module: LayeredCorrection,
+    recipe: dict[str, Any],
+    run: Callable[..., None],
+    output: Path,
+) -> None:
+    """Train the layered form with `run`, the loop, on pictures generated once."""
+    generated = generate_pairs(pipeline, arrays, output / "generated.pt", recipe["seed"])
+    known = ("clean", "degraded", "degradation", "mu", "sigma")
+    pairs = {name: torch.from_numpy(np.array(arrays[name])) for name in known}
+    loss = dict(recipe["loss"])
+    pair = AdversarialPair(module, Discriminator())
+    groups = pair.parameter_groups(loss.pop("discriminator_scale"))
+    pairs = {name: values.to(processes().device) for name, values in (pairs | generated).items()}
+    data = GeneratedPairs(pairs, recipe["shares"], recipe["seed"])
+
+    def save(pair: AdversarialPair) -> None:
+        save_pipeline(pair.module, pipeline, output / "pipeline")
+
+    run(pair, LayeredLoss(**loss), data, save=save, parameter_groups=groups)
+
+
+def save_pipeline(module: nn.Module, pipeline: GenDegPipeline, folder: Path) -> None:
     """Write the pipeline with the module in it."""
     write_pipeline(pipeline.components | {"structure_correction": module}, settings_of(pipeline), folder)
 

@@ -14,11 +14,6 @@ def test_the_six():
     assert len({degradation.phrase for degradation in DEGRADATIONS.values()}) == 6
 
 
-def test_structure_correction_spares_streaks_flakes_and_dark_texture():
-    corrected = {name for name, degradation in DEGRADATIONS.items() if degradation.structure_correction}
-    assert corrected == {"haze", "motion_blur", "raindrop"}
-
-
 @every_degradation
 def test_intensities_are_ordered(degradation):
     (mu_low, mu_high), (sigma_low, sigma_high) = degradation.mu_range, degradation.sigma_range

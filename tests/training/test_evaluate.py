@@ -11,7 +11,7 @@ from PIL import Image
 
 from gendeg import GenDegPipeline, load_pipeline
 from gendeg.degradations import DEGRADATIONS
-from gendeg.structure_correction import StructureCorrection
+from gendeg.structure_correction import LayeredCorrection
 from restorers import load_restorer
 from training.evaluate.__main__ import main
 from training.evaluate.control import evaluate_control
@@ -23,10 +23,9 @@ from training.generator.pipeline_folder import settings_of
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_pipeline_folder: Path) -> GenDegPipeline:
-    """At the evaluation's size, with a structure correction that corrects nothing yet."""
-    module = StructureCorrection(width=4, enc_blk_nums=[1], middle_blk_num=1, dec_blk_nums=[1])
-    torch.nn.init.zeros_(module.ending.weight), torch.nn.init.zeros_(module.ending.bias)
-    components = load_pipeline(tiny_pipeline_folder, device="cpu").components | {"structure_correction": module}
+    """At the evaluation's size, with an untrained structure correction, which leaves everything as it is."""
+    module = {"structure_correction": LayeredCorrection(widths=(4, 4), noise_channels=1)}
+    components = load_pipeline(tiny_pipeline_folder, device="cpu").components | module
     return GenDegPipeline(**components, resolution=SIZE, num_inference_steps=1, guidance_scale=1.0)
 
 
@@ -55,9 +54,8 @@ def test_a_correction_of_nothing_changes_nothing(pipeline: GenDegPipeline, photo
     table = evaluate_structure(pipeline, photos)
     assert list(table) == list(DEGRADATIONS)
     for row in table.values():
-        for measure in ("psnr", "ssim", "detail_psnr", "gradients"):
+        for measure in ("psnr", "detail_psnr"):
             assert row[f"{measure}_corrected"] == pytest.approx(row[measure], abs=1e-5)
-        assert 0 < row["ssim"] <= 1 and -1 <= row["gradients"] <= 1
 
 
 def test_control_is_measured_without_matching(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from gendeg import load_pipeline
 from gendeg.codec import PatchCodec
+from gendeg.structure_correction import StructureCorrection
 from restorers import load_restorer
 from restorers.architectures import NETWORKS
 from training.loop import LoopSettings
@@ -65,7 +66,6 @@ def test_the_smoke_recipes_make_a_pipeline(trained):
     assert output.images[0].size == output.clean[0].size
     for stage in ("stage-1", "stage-2"):
         assert (trained / "generator" / stage / "log.csv").read_text().startswith("step,loss,error,intensity_error")
-    assert "on_true,on_generated" in (trained / "generator" / "stage-3" / "log.csv").read_text()
 
 
 def test_termination_saves_and_the_same_command_goes_on(trained, tmp_path):
@@ -106,12 +106,25 @@ def test_structure_correction_is_trained_into_a_pipeline(trained):
     assert before.structure_correction is None
     for file in (trained / "structure" / "pipeline").rglob("*.json"):
         assert str(trained) not in file.read_text(encoding="utf-8"), f"{file.name} names a folder of this machine"
-    assert bool((after.structure_correction.ending.weight != 0).any())
+    assert bool((after.structure_correction.last.weight != 0).any())
     for name in ("unet", "vae", "text_encoder", "intensity_projection"):
         states = [getattr(pipeline, name).state_dict() for pipeline in (before, after)]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0]), f"{name} must stay frozen"
     photo = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
-    assert after(photo, "haze", mu=0.1, sigma=0.1).structure_correction
+    assert after(photo, "rain", mu=0.1, sigma=0.1).structure_correction
+
+
+def test_the_papers_structure_correction_is_trained_on_any_process(tiny_pipeline_folder, tiny_paper_folder, tmp_path):
+    recipe = yaml.safe_load((RECIPES / "structure-smoke.yaml").read_text())
+    recipe["model"] = {"form": "residual", "width": 4, "enc_blk_nums": [1], "middle_blk_num": 1, "dec_blk_nums": [1]}
+    recipe["pairs"] |= {"count": 6}
+    recipe["loop"] |= {"steps": 2, "log_every": 1}
+    (tmp_path / "residual.yaml").write_text(yaml.safe_dump(recipe))
+    for model in (tiny_pipeline_folder, tiny_paper_folder):
+        output = tmp_path / "runs" / model.name
+        _run("structure_correction", tmp_path / "residual.yaml", "--model", model, "--output", output)
+        module = load_pipeline(output / "pipeline", device="cpu").structure_correction
+        assert isinstance(module, StructureCorrection) and bool((module.ending.weight != 0).any())
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +225,8 @@ def test_another_tools_recipe_is_told(refused):
 
 def test_a_generator_needs_a_codec(refused):
     assert "--codec" in refused("generator.__main__", RECIPES / "generator-smoke.yaml")
+
+
+def test_layers_are_learned_from_a_bridge(tiny_paper_folder, refused):
+    arguments = RECIPES / "structure-smoke.yaml", "--model", tiny_paper_folder
+    assert "structure-published.yaml" in refused("structure_correction", *arguments)

@@ -28,11 +28,7 @@ _COLUMNS = {
     "mu_reached, sigma_reached": "that of the stored pair",
     "source_dataset": "real data set in whose manner mu was drawn",
     "uniform_intensity": "whether mu and sigma were drawn uniformly over the real range instead",
-    "structure_correction": (
-        "whether the structure correction module lined the degraded image up with the clean one. A ground truth whose "
-        "name ends in `-codec` is the clean image after one pass through the model's codec, as its degraded image is: "
-        "the pair differs by the degradation alone"
-    ),
+    "structure_correction": "whether the structure correction module lined the degraded image up with the clean one",
     "model, seed": "with which generator, and with which seed of its noise",
     "attempts": "how many images were generated until this one was accepted",
     "source_file, copy": "the photograph, and which of its samples of this degradation",

@@ -52,7 +52,7 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 
         output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, **settings)
         before, after = output.uncorrected[0], output.corrected[0]
         change = np.asarray(after, dtype=np.int16) - np.asarray(before)
-        policy = "on" if degradation.structure_correction else "off"
+        policy = "on" if name in pipeline.structure_correction.degradations else "off"
         cells = [(output.clean[0], "clean"), (before, f"{degradation.label}: off"), (after, f"on (policy: {policy})")]
         rows.append([*cells, (Image.fromarray((128 + 8 * change).clip(0, 255).astype(np.uint8)), "change x 8")])
     return tile(rows)
