@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 WITHOUT_BROKEN_TORCHVISION = $(BIN)/python -c "import torchvision" 2>/dev/null || $(BIN)/python -m pip uninstall -q -y torchvision
 
-.PHONY: demo test lint
+.PHONY: demo test lint reproduce-smoke
 
 demo: $(VENV)/runtime
 	$(BIN)/python app.py
@@ -32,3 +32,7 @@ $(VENV)/development: requirements-dev.txt requirements.txt constraints.txt | $(V
 	$(INSTALL) -r requirements-dev.txt
 	$(WITHOUT_BROKEN_TORCHVISION)
 	touch $@
+
+# The way from nothing to every checkpoint and table, with networks and photographs too small to be of use.
+reproduce-smoke: $(VENV)/development
+	$(BIN)/python -m training.reproduce --recipes smoke --test assets/examples/clean --output runs/smoke

@@ -142,7 +142,7 @@ def pairs(tmp_path_factory):
 
 @pytest.mark.parametrize("source", ["simulated", "folder", "mixed"])
 def test_a_restorer_is_trained(trained, pairs, source, tmp_path):
-    recipe = yaml.safe_load((RECIPES / "restorer-smoke.yaml").read_text())
+    recipe = yaml.safe_load((RECIPES / "restorer-nafnet-smoke.yaml").read_text())
     recipe["simulated_share"] = 0.0 if source == "folder" else 0.5
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     folders = [] if source == "simulated" else ["--pairs", pairs]
@@ -156,12 +156,12 @@ def test_a_restorer_is_trained(trained, pairs, source, tmp_path):
 
 def test_a_trained_restorer_can_skip_the_first_stages(tmp_path, refused):
     first = tmp_path / "first" / "restorer"
-    _run("restorer", RECIPES / "restorer-smoke.yaml", "--output", first.parent)
+    _run("restorer", RECIPES / "restorer-nafnet-smoke.yaml", "--output", first.parent)
     skipping = ["--initial", first, "--first-stage", 2, "--output", tmp_path / "second"]
-    _run("restorer", RECIPES / "restorer-smoke.yaml", *skipping)
+    _run("restorer", RECIPES / "restorer-nafnet-smoke.yaml", *skipping)
     assert [folder.name for folder in sorted((tmp_path / "second").glob("stage-*"))] == ["stage-2"]
     for wrong, sentence in ((3, "stages 1 to 2"), (2, "name these with --initial")):
-        assert sentence in refused("restorer", RECIPES / "restorer-smoke.yaml", "--first-stage", wrong)
+        assert sentence in refused("restorer", RECIPES / "restorer-nafnet-smoke.yaml", "--first-stage", wrong)
 
 
 @pytest.mark.parametrize("recipe", sorted(f.name for f in RECIPES.glob("restorer-*.yaml")))
@@ -214,7 +214,7 @@ def test_wrong_input_ends_with_a_failure_and_no_traceback():
     ],
 )
 def test_a_wrong_restorer_recipe_is_told_before_anything_is_trained(tmp_path: Path, refused, change, sentence):
-    recipe = yaml.safe_load((RECIPES / "restorer-smoke.yaml").read_text()) | change
+    recipe = yaml.safe_load((RECIPES / "restorer-nafnet-smoke.yaml").read_text()) | change
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert sentence in refused("restorer", tmp_path / "recipe.yaml")
 

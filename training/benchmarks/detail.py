@@ -30,7 +30,7 @@ from gendeg.detail import mean_around, resized, transfer_detail
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
 from runtime.images import open_image
-from training.evaluate.__main__ import print_table
+from training.evaluate.__main__ import markdown
 from training.photos import Photos
 
 SIZE = (4000, 3000)
@@ -127,7 +127,7 @@ def main() -> None:
         }
         for name, measured in rows.items()
     }
-    print_table(worst)
+    print(markdown(worst))
 
 
 if __name__ == "__main__":

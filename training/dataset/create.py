@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import shlex
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,15 @@ from training.loop import Interruption
 
 
 def create(
-    settings: Settings, output: Path, batch_size: int, engine: str, workers: int | None, command: str
+    settings: Settings,
+    output: Path,
+    batch_size: int,
+    engine: str,
+    workers: int | None,
+    command: str,
+    minutes: float = math.inf,
 ) -> tuple[PairStore, list[tuple[str, str]], bool]:
-    """Make the data set, or go on with it.
+    """Make the data set, or go on with it; after `minutes` it is complete with what there is.
 
     Returns:
         (what there is, (file, why it was skipped), whether it is complete; not so after Ctrl-C).
@@ -76,6 +84,7 @@ def create(
     else:
         results = make_locally(settings, output, todo, pipeline)
     done = total - sum(len(batch.photos) for batch in todo)
+    end = time.monotonic() + 60 * minutes
     with Interruption() as interruption, tqdm(total=total, initial=done, desc=output.name, unit="sample") as bar:
         for made in results:
             store.record([row for row, _, _ in made.pairs], made.discarded)
@@ -85,6 +94,9 @@ def create(
             if interruption.asked:
                 results.close()
                 return store, skipped, False
+            if time.monotonic() > end:
+                results.close()
+                break
     skipped += sorted(unreadable.items())
     if not store.pairs:
         raise UserError(f"None of the {len(store.discarded)} samples reached an intensity that is accepted.")
@@ -136,7 +148,9 @@ def main(arguments: list[str] | None = None) -> int:
         ["python", "-m", "training.create_dataset", *(sys.argv[1:] if arguments is None else arguments)]
     )
     settings = _settings(args)
-    store, skipped, complete = create(settings, args.output, args.batch_size, args.engine, args.workers, command)
+    store, skipped, complete = create(
+        settings, args.output, args.batch_size, args.engine, args.workers, command, args.minutes
+    )
     print(
         f"{len(store.pairs)} pairs of {len({k[0] for k in store.pairs})} photographs in {args.output}; "
         f"{_discarded_share(store):.1%} of the generated images were discarded, "
@@ -182,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
         default="imagefolder",
         help="%(default)s, or shards, for many: packing them at the end needs room for all images twice",
     )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many, with what there is by then")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the complete data set there")
     return parser
 

@@ -94,24 +94,21 @@ def main() -> None:
         result = evaluate_control(model, photos, physics=args.physics)
     else:
         result = {"codec": evaluate_codec(model, photos)}
-    print_table(result)
+    print(markdown(result))
     if args.output:
         # JSON knows no infinity, the PSNR of an image that is left as it was.
         finite = {n: {c: v if math.isfinite(v) else None for c, v in row.items()} for n, row in result.items()}
         write_whole(args.output, (json.dumps(finite, indent=1) + "\n").encode())
 
 
-def print_table(rows: dict[str, dict[str, float]]) -> None:
-    """A Markdown table: a row a key, a column a measure."""
+def markdown(rows: dict[str, dict[str, float | None]]) -> str:
+    """A table: a row a key, a column a measure; empty where there is none."""
     columns = list(next(iter(rows.values())))
-    print("| | " + " | ".join(c.replace("_", " ") for c in columns) + " |")
-    print("|---" * (len(columns) + 1) + "|")
+    lines = [["", *(c.replace("_", " ") for c in columns)], ["---"] * (len(columns) + 1)]
     for name, values in rows.items():
-        print(
-            f"| {name.replace('_', ' ')} | "
-            + " | ".join(f"{values[c]:.3f}" if c in values else "" for c in columns)
-            + " |"
-        )
+        numbers = (values.get(c) for c in columns)
+        lines.append([name.replace("_", " "), *("" if n is None else f"{n:.3f}" for n in numbers)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _chosen(photos: Sequence[Any], choose: list[int]) -> list[Any]:

@@ -40,7 +40,7 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             corrected = pipeline.correct(clean, predicted, name, generators)
             output = pipeline(
                 clean, name, mu=asked[part, 0], sigma=asked[part, 1], generator=generators, output_type="pt",
-                output_size="working", structure_correction=True, match_intensity=False,
+                output_size="working", structure_correction=True, match_intensity=False, resolution=clean.shape[-1],
             )  # fmt: skip
             round_trip = pipeline.decode(pipeline.encode(clean) * pipeline.vae.config.scaling_factor)
             before, after = intensity(round_trip, output.uncorrected), intensity(output.clean, output.corrected)

@@ -1,0 +1,1 @@
+"""All bundled checkpoints from random initialisation: python -m training.reproduce."""

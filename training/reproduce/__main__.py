@@ -1,0 +1,268 @@
+"""Makes all bundled checkpoints: python -m training.reproduce --photos DIR... --pairs DIR... --output runs
+
+From random initialisation, in this order: codec, generator, structure correction, a pair data set of all photographs by
+this generator, three restorers, and tables of what they reach. Each is a command of its own, in a process of its own.
+The same command goes on with an interrupted run and leaves out what is done; to make something anew, delete its folder.
+OUTPUT/checkpoints is what `assets/checkpoints` holds; OUTPUT/reproduce.json says how everything was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from runtime.errors import UserError
+from runtime.files import write_whole
+from runtime.images import write_image
+from training.command_line import command_line
+from training.pair_folders import PairFolders
+from training.photos import Photos
+from training.reproduce.card import write_cards
+from training.reproduce.facts import facts_of_training, processor
+from training.reproduce.pack import pack
+from training.scenes import draw_scene
+
+# What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
+SHARES = {"codec": 4, "generator": 40, "structure": 10, "dataset": 8, "nafnet": 22, "promptir": 8, "swin": 8}
+RESTORERS = ("nafnet", "promptir", "swin")
+TABLES = ("codec", "control", "structure", "held-back", "restorers")
+RECIPES = Path(__file__).parents[1] / "recipes"
+RECORDS = "reproduce.json"
+SCENES = 8  # drawn where there are no photographs
+
+Run = Callable[[list[str], Path, Callable[[], None]], int]  # see `run_process`
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its commands, as `python -m` takes them, and what they need and make.
+
+    Attributes:
+        recipe: None where it has none.
+        output: its folder.
+        result: the file or folder in there that is there when it is done.
+        needs: what stages before it made.
+    """
+
+    name: str
+    commands: list[list[str | Path]]
+    output: Path
+    result: Path
+    needs: list[Path]
+    recipe: Path | None = None
+
+
+def stages(args: argparse.Namespace) -> list[Stage]:
+    """All stages, in their order."""
+    out, smoke = args.output, "-smoke" if args.recipes == "smoke" else ""
+    photos, pairs = _each("--photos", args.photos), _each("--pairs", args.pairs)
+    codec, generated, degrader = out / "codec", out / "generator" / "pipeline", out / "structure" / "pipeline"
+    datasets = [out / "dataset" / f"{number}-{folder.name}" for number, folder in enumerate(args.photos, 1)]
+    names = args.only or [*SHARES, "tables"]
+
+    def minutes(name: str, part: float = 1.0) -> list[str]:
+        share = part * SHARES[name] / sum(SHARES.get(n, 0) for n in names) if name in names else 0
+        return ["--minutes", f"{args.minutes * share:.2f}"] if args.minutes else []
+
+    def training(name: str, module: str, recipe: str, result: str, needs: list[Path], *options: str | Path) -> Stage:
+        file, output = RECIPES / f"{recipe}{smoke or '-compact' * (module != 'restorer')}.yaml", out / name
+        command = [f"training.{module}", file, *photos, *pairs, *options, "--output", output, *minutes(name)]
+        return Stage(name, [command], output, output / result, needs, file)
+
+    def dataset(folder: Path, output: Path) -> list[str | Path]:
+        part = len(Photos(folder).files) / len(Photos(args.photos).files)
+        command = ["training.create_dataset", "--clean", folder, "--output", output, "--model", degrader]
+        return [*command, *minutes("dataset", part)]
+
+    def table(what: str) -> list[str | Path]:
+        images = ["--pairs", *args.pairs] if what == "held-back" else ["--photos", args.test]
+        models = ["--restorers", *(out / "checkpoints" / "restorers" / name for name in RESTORERS)]
+        models = models if what == "restorers" else ["--model", out / "checkpoints" / "compact"]
+        return ["training.evaluate", what, *images, *models, "--output", out / "tables" / f"{what}.json"]
+
+    return [
+        training("codec", "codec", "codec", "config.json", []),
+        training("generator", "generator", "generator", "pipeline", [codec], "--codec", codec),
+        training("structure", "structure_correction", "structure", "pipeline", [generated], "--model", generated),
+        Stage(
+            name="dataset",
+            commands=[dataset(folder, output) for folder, output in zip(args.photos, datasets, strict=True)],
+            output=out / "dataset",
+            result=datasets[-1] / "README.md",
+            needs=[degrader],
+        ),
+        *[
+            training(name, "restorer", f"restorer-{name}", "restorer", datasets, *_each("--pairs", datasets))
+            for name in RESTORERS
+        ],
+        Stage(
+            name="tables",
+            commands=[table(what) for what in TABLES if (args.pairs if what == "held-back" else args.test)],
+            output=out / "tables",
+            result=out / "tables",
+            needs=[degrader, *(out / name / "restorer" for name in RESTORERS)],
+        ),
+    ]
+
+
+def _each(option: str, values: list[Path]) -> list[str | Path]:
+    return [part for value in values for part in (option, value)]
+
+
+def reproduce(args: argparse.Namespace, run: Run) -> int:
+    """Run the stages that are asked for and not done yet, then put checkpoints and their cards together.
+
+    Args:
+        args: as `main` reads them.
+        run: see `run_process`.
+
+    Returns:
+        The exit code of the command that ended the run; 0 if all went well.
+
+    Raises:
+        UserError: if a stage lacks what one before it makes.
+    """
+    args.output.mkdir(parents=True, exist_ok=True)
+    args.photos = args.photos or [_drawn_scenes(args.output / "scenes")]
+    file = args.output / RECORDS
+    records: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
+    for stage in stages(args):
+        if args.only and stage.name not in args.only:
+            continue
+        if records.get(stage.name, {}).get("done") and stage.result.exists():
+            print(f"{stage.name}: done already.")
+            continue
+        if missing := [path for path in stage.needs if not path.exists()]:
+            raise UserError(f"{stage.name} needs {missing[0]}, which the stages before it make.")
+        if stage.name == "tables":
+            put_together(args.output, records)
+        if code := run_stage(stage, records, run):
+            print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
+            return code
+    put_together(args.output, records)
+    write_cards(args.output, records, args.photos, args.pairs, args.terms)
+    return 0
+
+
+def run_stage(stage: Stage, records: dict[str, Any], run: Run) -> int:
+    """Run those of a stage's commands that are not finished, and keep the record of it. Returns the exit code."""
+    if not stage.output.exists() or records.get(stage.name, {}).get("done"):  # what it made has been deleted
+        records.pop(stage.name, None)
+    stage.output.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = records.setdefault(stage.name, {"started": now, "minutes": 0.0, "finished": 0, "done": False})
+    record["commands"] = [shlex.join(_portable(part) for part in ["python", "-m", *c]) for c in stage.commands]
+    record |= {"torch": torch.__version__, "processor": processor()}
+    before, start, folder = record["minutes"], time.monotonic(), stage.output.parent
+
+    def keep() -> None:
+        record["minutes"] = round(before + (time.monotonic() - start) / 60, 2)
+        record.update(facts_of_training(stage.recipe, stage.output))
+        write_whole(folder / RECORDS, (json.dumps(records, indent=1) + "\n").encode())
+
+    for command in stage.commands[record["finished"] :]:
+        code = run([sys.executable, "-m", *map(str, command)], folder / "reproduce.log", keep)
+        record["finished"] += not code
+        keep()
+        if code:
+            return code
+    record["done"] = True
+    keep()
+    return 0
+
+
+def _portable(part: str | Path) -> str:
+    """An argument without the folders of this machine."""
+    return part.name if isinstance(part, Path) and part.is_absolute() else str(part)
+
+
+def run_process(command: list[str], log: Path, keep: Callable[[], None]) -> int:
+    """Run a command; what it says goes to the terminal and to the end of `log`. Returns its exit code.
+
+    Args:
+        keep: called now and then.
+    """
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "5"}
+    with (
+        log.open("ab") as file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child,
+    ):
+        # The terminal gives Ctrl-C to the child as well, which saves what it has; then it ends, and so do we.
+        handlers = {signal.SIGTERM: lambda *_: child.terminate(), signal.SIGINT: lambda *_: None}
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        next_time = 0.0
+        try:
+            while said := child.stdout.read1():
+                for stream in (file, sys.stdout.buffer):
+                    stream.write(said)
+                    stream.flush()
+                if time.monotonic() > next_time:
+                    keep()
+                    next_time = time.monotonic() + 10
+            return child.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def put_together(output: Path, records: dict[str, Any]) -> None:
+    """Copy what is done to OUTPUT/checkpoints, of the generator the newest."""
+    places = {"generator": "compact", "structure": "compact"} | {name: f"restorers/{name}" for name in RESTORERS}
+    for name, place in places.items():
+        if records.get(name, {}).get("done"):
+            result = output / name / ("restorer" if name in RESTORERS else "pipeline")
+            shutil.rmtree(output / "checkpoints" / place, ignore_errors=True)
+            shutil.copytree(result, output / "checkpoints" / place)
+
+
+def _drawn_scenes(folder: Path) -> Path:
+    """A folder of procedural scenes."""
+    folder.mkdir(exist_ok=True)
+    for number in range(SCENES):
+        scene = Image.fromarray(draw_scene(256, np.random.default_rng(number)))
+        write_image(scene, folder / f"{number}.png")
+    return folder
+
+
+@command_line
+def main() -> int:
+    """Read the command line and run what it asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    several = {"type": Path, "nargs": "+", "action": "extend", "default": [], "metavar": "DIR"}
+    parser.add_argument("--photos", **several, help=f"folders of clean photographs (default: {SCENES} drawn scenes)")
+    parser.add_argument("--pairs", **several, help="folders of published pairs, see training.restorer")
+    parser.add_argument("--test", type=Path, metavar="DIR", help="photographs to measure on (default: no tables)")
+    parser.add_argument("--output", type=Path, default=Path("runs"), help="(%(default)s)")
+    parser.add_argument("--minutes", type=float, help="for all stages but tables (default: as long as the recipes say)")
+    parser.add_argument("--only", nargs="+", choices=(*SHARES, "tables"), help="these stages (default: all)")
+    parser.add_argument("--recipes", choices=("compact", "smoke"), default="compact", help="(%(default)s)")
+    parser.add_argument("--terms", default="", help="for the model cards: under which terms the data may be used")
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="instead: copy 40 MB of photographs and pairs there")
+    args = parser.parse_args()
+    Photos(args.photos), Photos(args.test), PairFolders(args.pairs)  # what is missing is said now, not after hours
+    if args.pack:
+        pack(args.photos, args.pairs, args.pack)
+        return 0
+    return reproduce(args, run_process)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
