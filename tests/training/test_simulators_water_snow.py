@@ -87,6 +87,15 @@ def test_strength_of_one_sample_leaves_the_others_alone(name, simulator, photos)
     assert not torch.equal(degraded[1], photos[1])
 
 
+@pytest.mark.parametrize("simulator", raindrop.SIMULATORS.values(), ids=raindrop.SIMULATORS)
+def test_drops_are_out_of_focus(simulator):
+    clean = torch.full((8, 3, 128, 128), 0.5)
+    degraded = simulator(clean, seeded(10))(torch.full((8,), 0.5))
+    assert (degraded - clean).abs().max() > 0.25
+    assert degraded.diff(dim=2).abs().flatten().sort().values[-1000] < 0.12
+    assert degraded.diff(dim=3).abs().flatten().sort().values[-1000] < 0.12
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_full_strength_passes_the_real_range(name, photos):
     """Of several draws per photograph and simulator, most go beyond the 99th percentile of real mu."""

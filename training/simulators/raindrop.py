@@ -34,17 +34,17 @@ class _Water(NamedTuple):
 
 def window_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Drops on a window some way before the camera. clean [B, 3, H, W] in [0, 1]; contract: the package."""
-    return _wet_glass(clean, generator, largest=(9.0, 24.0), fade=(1.8, 4.0), film=(0.0, 0.2))
+    return _wet_glass(clean, generator, largest=(12.0, 26.0), fade=(1.8, 4.0), film=(0.0, 0.2))
 
 
 def windscreen_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Drops on a pane just before the camera, far out of focus. Arguments as above."""
-    return _wet_glass(clean, generator, largest=(12.0, 28.0), fade=(2.8, 5.5), film=(0.0, 0.3))
+    return _wet_glass(clean, generator, largest=(13.0, 28.0), fade=(2.8, 5.5), film=(0.0, 0.3))
 
 
 def misted_drops(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """Drops on glass that is wet all over: a film of fine droplets scatters light between them. Arguments as above."""
-    return _wet_glass(clean, generator, largest=(8.0, 20.0), fade=(1.8, 5.0), film=(0.2, 0.8))
+    return _wet_glass(clean, generator, largest=(9.0, 24.0), fade=(1.8, 5.0), film=(0.2, 0.8))
 
 
 def _wet_glass(
@@ -78,8 +78,8 @@ def _wet_glass(
     brightness = colour.mean(1, keepdim=True)
     colour = 1 + 0.5 * (colour / brightness.clamp(min=0.1) - 1)
     horizon = (draw(-0.9, 0.6) + 2 * (brightness - 0.45)).clamp(-0.6, 0.4)
-    content = content * (1 - draw(0.1, 0.65) * torch.sigmoid(-4 * (lit - horizon)))
-    sky = torch.sigmoid(draw(2.0, 4.5) * (lit - horizon)) * draw(0.4, 0.95)
+    content = content * (1 - draw(0.1, 0.7) * torch.sigmoid(-4 * (lit - horizon)))
+    sky = torch.sigmoid(draw(2.0, 4.5) * (lit - horizon)) * draw(0.5, 1.0)
     content = content + sky * (draw(0.75, 1.0) * colour - content).clamp(min=0)
 
     def enlarge(image: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ def _scatter(
 
     rank = (torch.arange(_SIZES)[:, None, None] + random(0, 1)) / _SIZES
     radius = _SMALLEST * (log_uniform(batch, *largest, generator)[:, None, None, None] / _SMALLEST) ** (1 - rank)
-    tall = torch.where(random(0, 1) < 0.1, random(2, 4), random(1, 1.35))  # a few run down
+    tall = torch.where(random(0, 1) < 0.07, random(2, 4), random(1, 1.35))  # a few run down
     # The image of each size, on a grid that wraps around: a cap whose slope is 1 at the outline.
     y = 2 * ((torch.arange(rows) + rows // 2) % rows - rows // 2)[:, None]
     x = 2 * ((torch.arange(columns) + columns // 2) % columns - columns // 2)
@@ -125,17 +125,15 @@ def _scatter(
 
     # Neighbours come in together.
     moment = torch.special.ndtr(fractal_noise(batch, rows, columns, generator, 32.0, octaves=3, persistence=1.0))
-    share = random(1.2, 2.5, 1) * torch.softmax(rank * random(-2, 2, 1), dim=1)
+    share = random(2, 3.5, 1) * torch.softmax(rank * random(-1, 2, 1), dim=1)
     chance = share * 4 / (math.pi * radius**2 * (1 + tall) / 2)
     points = (torch.rand(batch, _SIZES, rows, columns, generator=generator) < chance).float()
     # A drop swallows smaller ones near it.
-    reach = torch.fft.rfft2((1.7 - x * x - y * y).clamp(min=0))
+    reach = torch.fft.rfft2((1.4 - x * x - y * y).clamp(min=0))
     covers = torch.fft.irfft2(reach * torch.fft.rfft2(points), s=(rows, columns))
     points = points * (covers.cumsum(1) - covers < 0.1)
-    thrown = torch.fft.rfft2(torch.stack((points, points * moment)))
-    sums = torch.stack(
-        [(shape * thrown[k]).sum(1) for k, shape in zip((0, 0, 0, 1), (*shapes, shapes[0]), strict=True)], 1
-    )
+    thrown, timed = torch.fft.rfft2(torch.stack((points, points * moment)))
+    sums = torch.stack((*(shapes * thrown).sum(2), (shapes[0] * timed).sum(1)), dim=1)
     water = torch.fft.irfft2(sums, s=(rows, columns))
     # Water clings to dirt: outlines are uneven.
     uneven = fractal_noise(2 * batch, rows, columns, generator, scale=16.0, octaves=3).view(batch, 2, rows, columns)
