@@ -23,6 +23,9 @@ from gendeg.intensity import intensity
 from gendeg.structure_correction import LayeredCorrection
 from training.pairs import BalancedSampler
 
+_GAIN = 2  # after each layer: spectral normalisation and the rectifier leave half of a signal
+_HINGE_WEIGHT = 0.1  # the loop clips the gradients of both sides together; the discriminator must not use up all
+
 
 class Discriminator(nn.Module):
     """Tells true degraded images from corrected ones, place by place, at two scales.
@@ -64,7 +67,7 @@ class Discriminator(nn.Module):
         opinions, features = [], []
         for layers, head, expected in zip((self.fine, self.coarse), self.heads, self.expected, strict=True):
             for layer in layers:
-                x = leaky_relu(layer(x), 0.2)
+                x = _GAIN * leaky_relu(layer(x), 0.2)
                 features.append(x)
             fits = torch.einsum("bchw,bc->bhw", x, expected(degradation))  # projection discriminator, 1802.05637
             opinions.append((head(x)[:, 0] + fits).flatten(1))
@@ -148,7 +151,8 @@ class LayeredLoss:
         reached, wanted = (torch.stack(intensity(clean / 2, image / 2)) for image in (corrected, degraded))
         moved = (reached - wanted).abs().sum(0)
         loss = (weight * (self.paired_weight * off + self.matching_weight * unlike)).mean()
-        loss = loss - self.opinion_weight * opinion.mean() + self.intensity_weight * moved.mean() + hinge
+        loss = loss - self.opinion_weight * opinion.mean() + self.intensity_weight * moved.mean()
+        loss = loss + _HINGE_WEIGHT * hinge
         with torch.no_grad():
             before, after = ((i - degraded).square().mean((1, 2, 3)) for i in (generated, corrected.clamp(-1, 1)))
             easy = weight >= 0.7

@@ -136,6 +136,7 @@ def train_layered(
     output: Path,
 ) -> None:
     """Train the layered form with `run`, the loop, on pictures generated once."""
+    arrays = {name: values[: recipe["generated"]] for name, values in arrays.items()}
     generated = generate_pairs(pipeline, arrays, output / "generated.pt", recipe["seed"])
     known = ("clean", "degraded", "degradation", "mu", "sigma")
     pairs = {name: torch.from_numpy(np.array(arrays[name])) for name in known}

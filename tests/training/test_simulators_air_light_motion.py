@@ -98,7 +98,7 @@ def test_flat_images_are_harmless(name):
         torch.testing.assert_close(degraded, clean, atol=1e-4, rtol=0)  # borders neither darken nor brighten
 
 
-@pytest.mark.parametrize("name", ["linear_blur", "camera_shake"])
+@pytest.mark.parametrize("name", list(motion_blur.SIMULATORS))
 def test_blur_leaves_the_scene_in_place(name):
     clean = torch.zeros(1, 3, 129, 129)
     clean[:, :, 64, 64] = 1

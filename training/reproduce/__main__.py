@@ -29,7 +29,7 @@ from training.reproduce.run import RECORDS, Run, Stage, run_process, run_stage
 from training.scenes import draw_scene
 
 # What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
-SHARES = {"codec": 4, "generator": 40, "structure": 10, "dataset": 8, "nafnet": 22, "promptir": 8, "swin": 8}
+SHARES = {"codec": 14, "generator": 50, "structure": 25, "dataset": 15, "nafnet": 35, "promptir": 35, "swin": 35}
 RESTORERS = ("nafnet", "promptir", "swin")
 TABLES = ("codec", "control", "structure", "held-back", "restorers")
 RECIPES = Path(__file__).parents[1] / "recipes"

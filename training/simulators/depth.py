@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
-from training.simulators.fields import follow_edges, fractal_noise, log_uniform, uniform
+from training.simulators.fields import column, follow_edges, log_uniform, uniform
+
+_SHRINK = 4  # the sky is looked for in a small image
 
 
 def distance(clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A plausible distance map [B, 1, H, W], 0 at the nearest and 1 at the farthest point of each image."""
-    batch, _, height, width = clean.shape
-    # Where the image lies in a scene 256 pixels high: a smaller one is a crop of it.
-    scene = max(height, 256)
-    top = uniform(batch, 0, scene - height, generator)
-    row = (top[:, None] + torch.arange(height)) / scene  # [B, H], 0 top, 1 bottom
+    """A plausible distance map [B, 1, H, W], 0 at the nearest and 1 at the farthest point of each image.
 
-    # Flat ground under a camera: distance is inverse to the angle below the horizon; sky and horizon are farthest.
-    horizon = uniform(batch, -0.2, 0.6, generator)[:, None]
-    camera = log_uniform(batch, 0.03, 0.4, generator)[:, None]
-    ground = (camera / ((row - horizon).clamp(min=0) + camera))[:, None, :, None].expand(-1, 1, -1, width)
-
-    # Hills, houses, hedges: silhouettes one before the other, each nearer one covers what is below its outline.
-    layers = torch.ones(batch, 1, height, width)
-    for depth in (0.75, 0.5, 0.25):
-        outline = fractal_noise(batch, 1, width, generator, scale=90.0)[:, 0]  # [B, 1, W]
-        outline = uniform(batch, 0.0, 1.1, generator)[:, None, None] + 0.12 * outline
-        cover = torch.sigmoid((row[:, :, None] - outline) / 0.02)[:, None]
-        layers = torch.lerp(layers, torch.full_like(layers, depth), cover)
-
-    relief = fractal_noise(batch, height, width, generator, scale=128.0)
-    parts = torch.stack([ground, layers, torch.sigmoid(relief)]).to(clean)
-    weights = torch.rand(4, batch, generator=generator) ** 2 * torch.tensor([1.0, 0.7, 0.3, 1.0])[:, None] + 0.01
-    weights = (weights / weights.sum(0)).to(clean)[:, :, None, None, None]
-    far = (weights[:3] * parts).sum(0) + weights[3] * _colour_attenuation(clean)
-    far = follow_edges(far, clean)
+    Flat ground under a camera: distance is inverse to the angle below the horizon. What is even and hangs from the top
+    edge is sky, or a background that is as far; the horizon lies about where it ends.
+    """
+    batch, height = clean.shape[0], clean.shape[2]
+    scene = max(height, 256)  # a smaller image is a crop of it
+    sky = _sky(clean)
+    horizon = sky.mean((2, 3), keepdim=True) * height + scene * column(uniform(batch, -0.4, 0.15, generator), clean)
+    camera = column(log_uniform(batch, 0.1, 1.0, generator), clean)
+    below = (torch.arange(height)[:, None].to(clean) - horizon).clamp(min=0) / scene
+    far = torch.lerp(camera / (below + camera), torch.ones_like(sky), sky)
     low, high = far.amin((2, 3), keepdim=True), far.amax((2, 3), keepdim=True)
     return (far - low) / (high - low).clamp(min=1e-4)
 
 
-def _colour_attenuation(clean: torch.Tensor) -> torch.Tensor:
-    """Distance cue of a photograph, [B, 1, H, W] in [0, 1]: far things are bright and pale (Zhu et al., TIP 2015)."""
-    value, low = clean.amax(1, keepdim=True), clean.amin(1, keepdim=True)
-    saturation = (value - low) / value.clamp(min=1e-3)
-    return (0.12 + 0.96 * value - 0.78 * saturation).clamp(0, 1)
+def _sky(clean: torch.Tensor) -> torch.Tensor:
+    """How surely each pixel belongs to an even area that reaches the top edge, [B, 1, H, W] in [0, 1]."""
+    small = F.avg_pool2d(clean, _SHRINK, ceil_mode=True)
+    step = (F.max_pool2d(small, 3, 1, 1) + F.max_pool2d(-small, 3, 1, 1)).amax(1, keepdim=True)
+    even = torch.sigmoid((0.10 - step) / 0.02)
+    sky = even.cummin(2).values
+    for _ in range(8):  # also behind what stands before it
+        sky = torch.minimum(even, F.max_pool2d(sky, 3, 1, 1))
+    sky = F.interpolate(sky, size=clean.shape[-2:], mode="bilinear", align_corners=False)
+    return follow_edges(sky, clean, radius=3).clamp(0, 1)

@@ -1,8 +1,8 @@
 """Simulating a degradation of a wanted intensity.
 
 Simulators have many random shapes (how dense, how opaque, how patchy) and one strength. For several shapes the
-strength that reaches the wanted mu is found by bisection, and the shape whose sigma comes nearest is kept: pairs then
-follow the intensities of real data sets (GenDeg, arXiv 2411.17687, Section 3.2) instead of the simulator's habits.
+strength that reaches the wanted mu is found by false position, and the shape whose sigma comes nearest is kept: pairs
+then follow the intensities of real data sets (GenDeg, arXiv 2411.17687, Section 3.2), not the simulator's habits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SIMULATORS = {
 }
 # Simulators that also lay a veil over the scene, as some real rain and snow data sets do.
 MIXED = rain.MIXED | snow.MIXED
-_BISECTIONS = 6
+_TRIALS = 4  # of strengths
 _SHAPES = 3  # drawn at a time, of one simulator
-_ROUNDS = 4  # of drawing, until one shape is
+_ROUNDS = 3  # of drawing, until one shape is
 _NEAR_ENOUGH = 0.012  # |mu missed| + |sigma missed|
 
 
@@ -94,10 +94,17 @@ def phrases(degradation: str, clean: torch.Tensor, degraded: torch.Tensor) -> li
 
 
 def _reach(render: Callable[[torch.Tensor], torch.Tensor], clean: torch.Tensor, mu: torch.Tensor) -> torch.Tensor:
-    """The renderings of `clean` [B, 3, H, W] whose mean degradations come nearest mu [B]."""
+    """Renderings of `clean` [B, 3, H, W] whose mean degradations come near mu [B], by false position (Illinois)."""
     low, high = torch.zeros_like(mu), torch.ones_like(mu)
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        too_strong = intensity(clean, render(middle))[0] > mu
-        low, high = torch.where(too_strong, low, middle), torch.where(too_strong, middle, high)
-    return render((low + high) / 2)
+    degraded = render(high)
+    below, above = -mu, intensity(clean, degraded)[0] - mu
+    possible = above > 0
+    for _ in range(_TRIALS):
+        strength = torch.where(possible, low + (high - low) * (below / (below - above)).clamp(0.02, 0.98), 1.0)
+        degraded = render(strength)
+        off = intensity(clean, degraded)[0] - mu
+        over = off > 0
+        # The side that stays counts half the next time, or it might stay for ever.
+        low, below = torch.where(over, low, strength), torch.where(over, below / 2, off)
+        high, above = torch.where(over, strength, high), torch.where(over, off, above / 2)
+    return degraded

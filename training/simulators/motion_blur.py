@@ -1,8 +1,9 @@
 """What does a camera that moves during the exposure record? The scene, summed along its path over the sensor.
 
-The image is convolved, in linear light, with the path of the camera during the exposure: straight for a pan or a ride,
-irregular for a hand (Boracchi and Foi, "Modeling the performance of image restoration from motion blur", TIP 2012).
-Strength scales the path. Its time average lies at the origin, so that the scene stays where it is.
+Light is summed, not pixel values. A camera in a hand shakes along an irregular path (Boracchi and Foi, "Modeling the
+performance of image restoration from motion blur", TIP 2012); one that pans or rides moves steadily, and what it turns
+or approaches moves more, the farther from the centre of that motion. Strength scales the path. Its time average lies
+at the origin, so that the scene stays where it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from training.simulators.fields import fractal_noise, log_uniform, uniform
+from training.simulators.fields import column, uniform
 from training.simulators.light import to_display, to_linear
 
 Render = Callable[[torch.Tensor], torch.Tensor]
@@ -21,12 +22,13 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 # Farthest that a path goes from its centre at strength 1, in pixels: kernels are up to 41 pixels wide.
 _REACH = 20
 _INSTANTS = 96
+_DOUBLINGS = 5
 _ANGLES = 24  # told apart by `directions`
 _DIRECTED = 0.75  # energy left along the blur, in relation to that across it, above which it has no direction
 
 
-def linear_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
-    """The camera moves along a straight line, at a speed that may change during the exposure.
+def steady_motion(clean: torch.Tensor, generator: torch.Generator) -> Render:
+    """The camera moves at constant speed: it is shifted, and turned and brought nearer a little.
 
     Args:
         clean: [B, 3, H, W] in [0, 1].
@@ -35,37 +37,35 @@ def linear_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
     Returns:
         render(strength [B] in [0, 1]) -> [B, 3, H, W] in [0, 1].
     """
-    return _uniform_blur(clean, _straight_path(clean.shape[0], generator))
+    batch, _, height, width = clean.shape
+    angle = uniform(batch, 0.0, 2 * math.pi, generator)
+    turn, nearer = 0.35 / 128 * torch.randn(2, batch, generator=generator)
+    x, y = torch.arange(width) - (width - 1) / 2, (torch.arange(height) - (height - 1) / 2)[:, None]
+    turn, nearer, across, up = (v[:, None, None] for v in (turn, nearer, angle.cos(), angle.sin()))
+    # Half the way of each pixel at strength 1, in the units of `grid_sample`: half the image is 1.
+    half_way = torch.stack([(across + nearer * x - turn * y) / width, (up + nearer * y + turn * x) / height], dim=3)
+    half_way = (2 * _REACH * half_way).to(clean)
+    place = torch.stack(torch.broadcast_tensors((2 * x + 0 * y) / width, (2 * y + 0 * x) / height), dim=2).to(clean)
+    light = to_linear(clean)
+
+    def render(strength: torch.Tensor) -> torch.Tensor:
+        moved = light
+        # The mean of two shifted copies, of these again two, ...: 2 ** _DOUBLINGS instants, evenly along the way.
+        for doubling in range(1, _DOUBLINGS + 1):
+            shift = half_way * column(strength, clean) / 2**doubling
+            moved = (_sample(moved, place - shift) + _sample(moved, place + shift)) / 2
+        return torch.where(column(strength, clean) > 0, to_display(moved), clean)  # sampling rounds
+
+    return render
 
 
 def camera_shake(clean: torch.Tensor, generator: torch.Generator) -> Render:
     """The camera shakes in the hand: an irregular smooth path.
 
-    Args and returns: as `linear_blur`.
+    Args and returns: as `steady_motion`.
     """
-    return _uniform_blur(clean, _shaken_path(clean.shape[0], generator))
-
-
-def uneven_blur(clean: torch.Tensor, generator: torch.Generator) -> Render:
-    """Parallax or a moving subject: some parts of the scene move more than others, along the same path.
-
-    Args and returns: as `linear_blur`.
-    """
-    batch, _, height, width = clean.shape
-    straight, shaken = _straight_path(batch, generator), _shaken_path(batch, generator)
-    path = torch.where(torch.rand(batch, 1, 1, generator=generator) < 0.5, straight, shaken)
-    slower = uniform(batch, 0.1, 0.6, generator)
-    region = fractal_noise(batch, height, width, generator, scale=log_uniform(batch, 80, 300, generator), octaves=2)
-    region = region - uniform(batch, -1.2, 0.5, generator)[:, None, None, None]
-    region = torch.sigmoid(region / 0.15).to(clean)
-    convolve = _convolver(clean)
-
-    def render(strength: torch.Tensor) -> torch.Tensor:
-        fast = convolve(path, strength)
-        slow = convolve(path, strength * slower.to(strength))
-        return to_display(torch.lerp(slow, fast, region))
-
-    return render
+    path, convolve = _shaken_path(clean.shape[0], generator), _convolver(clean)
+    return lambda strength: to_display(convolve(path, strength))
 
 
 def directions(clean: torch.Tensor, blurred: torch.Tensor) -> list[float | None]:
@@ -91,21 +91,8 @@ def directions(clean: torch.Tensor, blurred: torch.Tensor) -> list[float | None]
     return [i * 180 / _ANGLES if clear else None for i, clear in zip(left.argmin(1).tolist(), directed, strict=True)]
 
 
-def _uniform_blur(clean: torch.Tensor, path: torch.Tensor) -> Render:
-    convolve = _convolver(clean)
-
-    def render(strength: torch.Tensor) -> torch.Tensor:
-        return to_display(convolve(path, strength))
-
-    return render
-
-
-def _straight_path(batch: int, generator: torch.Generator) -> torch.Tensor:
-    """[B, instants, 2]: a line in a random direction, at constant or increasing speed."""
-    time = torch.linspace(0, 1, _INSTANTS)[None]
-    along = time ** uniform(batch, 1.0, 1.6, generator)[:, None]
-    angle = uniform(batch, 0.0, 2 * math.pi, generator)[:, None]
-    return _fit(torch.stack([along * angle.sin(), along * angle.cos()], dim=2))
+def _sample(image: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    return F.grid_sample(image, place, padding_mode="reflection", align_corners=False)
 
 
 def _shaken_path(batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -117,11 +104,7 @@ def _shaken_path(batch: int, generator: torch.Generator) -> torch.Tensor:
     waves = torch.sin(2 * math.pi * frequency * time[:, None, None] + phase)  # [B, instants, 2, 5]
     decay = uniform(batch, 1.0, 2.0, generator)[:, None, None, None]
     amplitude = torch.randn(batch, 1, 2, 5, generator=generator) * (2 * frequency) ** -decay
-    return _fit(drift + 0.6 * (amplitude * waves).sum(3))
-
-
-def _fit(path: torch.Tensor) -> torch.Tensor:
-    """Move the time average of paths [B, instants, 2] to the origin and scale them to the reach."""
+    path = drift + 0.6 * (amplitude * waves).sum(3)
     path = path - path.mean(1, keepdim=True)
     return _REACH * path / path.norm(dim=2, keepdim=True).amax(1, keepdim=True).clamp(min=1e-6)
 
@@ -164,4 +147,4 @@ def _fast_length(length: int) -> int:
         length += 2
 
 
-SIMULATORS = {"linear_blur": linear_blur, "camera_shake": camera_shake, "uneven_blur": uneven_blur}
+SIMULATORS = {"steady_motion": steady_motion, "camera_shake": camera_shake}
