@@ -83,7 +83,7 @@ def _training(records: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]
         cells = (name, recipe, minutes, steps, samples, record["seed"], _losses(record))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     hardware = {f"{record['processor']}, PyTorch {record['torch']}": None for record in done.values()}
-    data = {record["data"]: None for record in done.values()}
+    data = {record["data"]: None for record in done.values() if "data" in record}
     return {"training": "\n".join(lines), "hardware": "; ".join(hardware), "data": "; ".join(data)}
 
 
