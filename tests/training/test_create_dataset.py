@@ -257,6 +257,15 @@ def test_ctrl_c_ends_after_the_running_batch(command, made: Path, tmp_path: Path
     assert images(output) == images(made)
 
 
+def test_it_can_end_after_some_time_and_go_on(command, made: Path, tmp_path: Path) -> None:
+    output = tmp_path / "pairs"
+    assert create_dataset.main(command(output, "--minutes", "0.0001")) == 0
+    first = rows(output)
+    assert 0 < len(first) < len(rows(made)) and (output / "README.md").exists(), "whole, with fewer pairs"
+    assert create_dataset.main(command(output)) == 0
+    assert_same(output, made)
+
+
 def test_a_full_disk(command, tmp_path: Path, capfd) -> None:
     """A limit on the size of files stands for the end of the disk."""
     output = tmp_path / "pairs"

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from training.pair_folders import PairFolders
 from training.photos import Photos
 from training.reproduce import __main__ as command
 from training.reproduce.pack import pack
+from training.reproduce.run import run_process
 
 RESTORERS = ("nafnet", "promptir", "swin")
 
@@ -60,7 +62,9 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, photos):
     """All of it, by smoke recipes; stopped once, in the generator's first stage."""
-    args = _arguments(tmp_path_factory.mktemp("made"), photos=[photos], test=photos, terms="Do as you like")
+    test = tmp_path_factory.mktemp("test")
+    shutil.copy(photos / "0.png", test)
+    args = _arguments(tmp_path_factory.mktemp("made"), photos=[photos], test=test, terms="Do as you like")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.loop._asked_anywhere", lambda *_: (args.output / "generator").exists())
         assert command.reproduce(args, InThisProcess()) == 1
@@ -140,7 +144,7 @@ def test_a_process_is_logged_and_told_to_end(tmp_path):
 
     thread = threading.Thread(target=end)
     thread.start()
-    assert command.run_process([sys.executable, "-c", program], log, lambda: kept.append(1)) == 1
+    assert run_process([sys.executable, "-c", program], log, lambda: kept.append(1)) == 1
     thread.join()
     assert log.read_bytes().splitlines() == [b"ready", b"saved"] and kept
 

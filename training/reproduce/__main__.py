@@ -10,32 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from runtime.errors import UserError
-from runtime.files import write_whole
 from runtime.images import write_image
 from training.command_line import command_line
 from training.pair_folders import PairFolders
 from training.photos import Photos
 from training.reproduce.card import write_cards
-from training.reproduce.facts import facts_of_training, processor
 from training.reproduce.pack import pack
+from training.reproduce.run import RECORDS, Run, Stage, run_process, run_stage
 from training.scenes import draw_scene
 
 # What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
@@ -43,29 +33,7 @@ SHARES = {"codec": 14, "generator": 50, "structure": 25, "dataset": 15, "nafnet"
 RESTORERS = ("nafnet", "promptir", "swin")
 TABLES = ("codec", "control", "structure", "held-back", "restorers")
 RECIPES = Path(__file__).parents[1] / "recipes"
-RECORDS = "reproduce.json"
 SCENES = 8  # drawn where there are no photographs
-
-Run = Callable[[list[str], Path, Callable[[], None]], int]  # see `run_process`
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage: its commands, as `python -m` takes them, and what they need and make.
-
-    Attributes:
-        recipe: None where it has none.
-        output: its folder.
-        result: the file or folder in there that is there when it is done.
-        needs: what stages before it made.
-    """
-
-    name: str
-    commands: list[list[str | Path]]
-    output: Path
-    result: Path
-    needs: list[Path]
-    recipe: Path | None = None
 
 
 def stages(args: argparse.Namespace) -> list[Stage]:
@@ -142,8 +110,11 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
     args.photos = args.photos or [_drawn_scenes(args.output / "scenes")]
     file = args.output / RECORDS
     records: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
+    data = [f"{folder.name} ({len(Photos(folder).files):,} photographs)" for folder in args.photos]
+    data += [f"{folder.name} ({len(PairFolders([folder]).files):,} pairs)" for folder in args.pairs]
+    data = f"{', '.join(data)}; {args.terms}"
     for stage in stages(args):
-        if args.only and stage.name not in args.only:
+        if not stage.commands or (args.only and stage.name not in args.only):
             continue
         if records.get(stage.name, {}).get("done") and stage.result.exists():
             print(f"{stage.name}: done already.")
@@ -152,73 +123,14 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
             raise UserError(f"{stage.name} needs {missing[0]}, which the stages before it make.")
         if stage.name == "tables":
             put_together(args.output, records)
-        if code := run_stage(stage, records, run):
+        else:
+            shutil.rmtree(args.output / "tables", ignore_errors=True)  # they were of what was there before
+        if code := run_stage(stage, records, data, run):
             print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
             return code
     put_together(args.output, records)
-    write_cards(args.output, records, args.photos, args.pairs, args.terms)
+    write_cards(args.output, records)
     return 0
-
-
-def run_stage(stage: Stage, records: dict[str, Any], run: Run) -> int:
-    """Run those of a stage's commands that are not finished, and keep the record of it. Returns the exit code."""
-    if not stage.output.exists() or records.get(stage.name, {}).get("done"):  # what it made has been deleted
-        records.pop(stage.name, None)
-    stage.output.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = records.setdefault(stage.name, {"started": now, "minutes": 0.0, "finished": 0, "done": False})
-    record["commands"] = [shlex.join(_portable(part) for part in ["python", "-m", *c]) for c in stage.commands]
-    record |= {"torch": torch.__version__, "processor": processor()}
-    before, start, folder = record["minutes"], time.monotonic(), stage.output.parent
-
-    def keep() -> None:
-        record["minutes"] = round(before + (time.monotonic() - start) / 60, 2)
-        record.update(facts_of_training(stage.recipe, stage.output))
-        write_whole(folder / RECORDS, (json.dumps(records, indent=1) + "\n").encode())
-
-    for command in stage.commands[record["finished"] :]:
-        code = run([sys.executable, "-m", *map(str, command)], folder / "reproduce.log", keep)
-        record["finished"] += not code
-        keep()
-        if code:
-            return code
-    record["done"] = True
-    keep()
-    return 0
-
-
-def _portable(part: str | Path) -> str:
-    """An argument without the folders of this machine."""
-    return part.name if isinstance(part, Path) and part.is_absolute() else str(part)
-
-
-def run_process(command: list[str], log: Path, keep: Callable[[], None]) -> int:
-    """Run a command; what it says goes to the terminal and to the end of `log`. Returns its exit code.
-
-    Args:
-        keep: called now and then.
-    """
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "5"}
-    with (
-        log.open("ab") as file,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child,
-    ):
-        # The terminal gives Ctrl-C to the child as well, which saves what it has; then it ends, and so do we.
-        handlers = {signal.SIGTERM: lambda *_: child.terminate(), signal.SIGINT: lambda *_: None}
-        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        next_time = 0.0
-        try:
-            while said := child.stdout.read1():
-                for stream in (file, sys.stdout.buffer):
-                    stream.write(said)
-                    stream.flush()
-                if time.monotonic() > next_time:
-                    keep()
-                    next_time = time.monotonic() + 10
-            return child.wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def put_together(output: Path, records: dict[str, Any]) -> None:
@@ -254,7 +166,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="for all stages but tables (default: as long as the recipes say)")
     parser.add_argument("--only", nargs="+", choices=(*SHARES, "tables"), help="these stages (default: all)")
     parser.add_argument("--recipes", choices=("compact", "smoke"), default="compact", help="(%(default)s)")
-    parser.add_argument("--terms", default="", help="for the model cards: under which terms the data may be used")
+    parser.add_argument("--terms", default="their own terms hold", help="of photographs and pairs, for the model cards")
     parser.add_argument("--pack", type=Path, metavar="DIR", help="instead: copy 40 MB of photographs and pairs there")
     args = parser.parse_args()
     Photos(args.photos), Photos(args.test), PairFolders(args.pairs)  # what is missing is said now, not after hours

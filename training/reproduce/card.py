@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -13,8 +12,7 @@ from safetensors import safe_open
 
 from runtime.files import write_whole
 from training.evaluate.__main__ import markdown
-from training.pair_folders import PairFolders
-from training.photos import Photos
+from training.reproduce.run import RECORDS
 
 COMPACT = ("codec", "generator", "structure")
 _NETWORKS = {
@@ -34,22 +32,17 @@ _WHAT = {
 }
 
 
-def write_cards(output: Path, records: dict[str, Any], photos: list[Path], pairs: list[Path], terms: str) -> None:
+def write_cards(output: Path, records: dict[str, Any]) -> None:
     """Write OUTPUT/tables.md, and into each folder of OUTPUT/checkpoints README.md and a copy of the records.
 
     Args:
         records: of the stages, by name.
-        photos, pairs: folders that were trained on.
-        terms: under which they may be used, a sentence.
     """
     files = {what: output / "tables" / f"{what}.json" for what in _WHAT}
     tables = {what: json.loads(file.read_bytes()) for what, file in files.items() if file.exists()}
     measured = {what: f"{_WHAT[what]}.\n\n{markdown(rows)}\n" for what, rows in tables.items()}
     if measured:
         write_whole(output / "tables.md", "\n".join(measured.values()).encode())
-    data = [f"{folder.name} ({len(Photos(folder).files):,} photographs)" for folder in photos]
-    data += [f"{folder.name} ({len(PairFolders([folder]).files):,} pairs)" for folder in pairs]
-    common = {"data": ", ".join(data), "terms": terms or "the terms of these data sets hold"}
     none = "Not measured yet.\n"
 
     compact = output / "checkpoints" / "compact"
@@ -58,7 +51,7 @@ def write_cards(output: Path, records: dict[str, Any], photos: list[Path], pairs
         rows = [f"| `{name}` | {size:,} |" for name, size in sizes.items() if size]
         text = [text for what, text in measured.items() if what != "restorers"]
         facts = {"components": "\n".join(rows), "measured": "\n".join(text) or none}
-        _write(compact, "compact.md", common | facts | _training(records, COMPACT))
+        _write(compact, "compact.md", facts | _training(records, COMPACT), records)
     for name, (title, network) in _NETWORKS.items():
         folder = output / "checkpoints" / "restorers" / name
         if folder.exists():
@@ -70,17 +63,17 @@ def write_cards(output: Path, records: dict[str, Any], photos: list[Path], pairs
             facts = {"name": name, "title": title, "network": network, "parameters": f"{_parameters(folder):,}"}
             facts["generated"] = f"{records.get('dataset', {}).get('pairs', 0):,}"
             facts["measured"] = f"{_WHAT['restorers']}.\n\n{markdown(rows)}\n" if rows else none
-            _write(folder, "restorer.md", common | facts | _training(records, (name,)))
+            _write(folder, "restorer.md", facts | _training(records, (name,)), records)
 
 
-def _write(folder: Path, template: str, facts: dict[str, str]) -> None:
+def _write(folder: Path, template: str, facts: dict[str, str], records: dict[str, Any]) -> None:
     text = Template((Path(__file__).parent / template).read_text(encoding="utf-8")).substitute(facts)
     write_whole(folder / "README.md", text.encode())
-    shutil.copy(folder.parents[1 if template == "compact.md" else 2] / "reproduce.json", folder)
+    write_whole(folder / RECORDS, (json.dumps(records, indent=1) + "\n").encode())
 
 
 def _training(records: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]:
-    """A table of the trainings, and what they ran on."""
+    """A table of the trainings, what they ran on and what they learned from."""
     done = {name: records[name] for name in names if name in records}
     lines = []
     for name, record in done.items():
@@ -90,7 +83,8 @@ def _training(records: dict[str, Any], names: tuple[str, ...]) -> dict[str, str]
         cells = (name, recipe, minutes, steps, samples, record["seed"], _losses(record))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     hardware = {f"{record['processor']}, PyTorch {record['torch']}": None for record in done.values()}
-    return {"training": "\n".join(lines), "hardware": "; ".join(hardware)}
+    data = {record["data"]: None for record in done.values() if "data" in record}
+    return {"training": "\n".join(lines), "hardware": "; ".join(hardware), "data": "; ".join(data)}
 
 
 def _losses(record: dict[str, Any]) -> str:

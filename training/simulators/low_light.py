@@ -70,12 +70,12 @@ def _photograph(clean: torch.Tensor, lost: torch.Tensor | float, generator: torc
     noise = (0.9 * grain + 0.45 * torch.randn(clean.shape, generator=generator)).to(clean)
     scene = to_linear(clean).clamp(min=1e-6)
     log_scene = scene.log2()
+    curve = cast + contrast * log_scene - (1 + shoulder * scene).log2() / 2  # of the camera, in stops
 
     def render(strength: torch.Tensor) -> torch.Tensor:
         s = column(strength, clean)
-        set_in = 1 - torch.exp2(-5 * s)  # how far the camera's own curve has
-        light = torch.exp2((1 + contrast * set_in) * log_scene - s * stops + set_in * cast)
-        light = light / (1 + shoulder * set_in * scene).sqrt()
+        set_in = 1 - torch.exp2(-5 * s)  # how far the curve and the noise have
+        light = torch.exp2(log_scene + set_in * curve - s * stops)
         light = light + (set_in * (shot * light + read)).sqrt() * noise
         return (to_display(light) - black * set_in).clamp(min=0)
 

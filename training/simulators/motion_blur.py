@@ -22,7 +22,7 @@ Render = Callable[[torch.Tensor], torch.Tensor]
 # Farthest that a path goes from its centre at strength 1, in pixels: kernels are up to 41 pixels wide.
 _REACH = 20
 _INSTANTS = 96
-_DOUBLINGS = 5
+_TREBLINGS = 3
 _ANGLES = 24  # told apart by `directions`
 _DIRECTED = 0.75  # energy left along the blur, in relation to that across it, above which it has no direction
 
@@ -42,18 +42,18 @@ def steady_motion(clean: torch.Tensor, generator: torch.Generator) -> Render:
     turn, nearer = 0.35 / 128 * torch.randn(2, batch, generator=generator)
     x, y = torch.arange(width) - (width - 1) / 2, (torch.arange(height) - (height - 1) / 2)[:, None]
     turn, nearer, across, up = (v[:, None, None] for v in (turn, nearer, angle.cos(), angle.sin()))
-    # Half the way of each pixel at strength 1, in the units of `grid_sample`: half the image is 1.
-    half_way = torch.stack([(across + nearer * x - turn * y) / width, (up + nearer * y + turn * x) / height], dim=3)
-    half_way = (2 * _REACH * half_way).to(clean)
-    place = torch.stack(torch.broadcast_tensors((2 * x + 0 * y) / width, (2 * y + 0 * x) / height), dim=2).to(clean)
+    # The way of each pixel at strength 1, in the units of `grid_sample`: half the image is 1.
+    way = torch.stack([(across + nearer * x - turn * y) / width, (up + nearer * y + turn * x) / height], dim=3)
+    way = (4 * _REACH * way).to(clean)
+    place = torch.stack(torch.broadcast_tensors(2 * x / width, 2 * y / height), dim=2).to(clean)
     light = to_linear(clean)
 
     def render(strength: torch.Tensor) -> torch.Tensor:
         moved = light
-        # The mean of two shifted copies, of these again two, ...: 2 ** _DOUBLINGS instants, evenly along the way.
-        for doubling in range(1, _DOUBLINGS + 1):
-            shift = half_way * column(strength, clean) / 2**doubling
-            moved = (_sample(moved, place - shift) + _sample(moved, place + shift)) / 2
+        # The mean with a copy shifted to each side, of that again, ...: 3 ** _TREBLINGS instants, evenly along the way.
+        for trebling in range(1, _TREBLINGS + 1):
+            shift = way * column(strength, clean) / 3**trebling
+            moved = (moved + _sample(moved, place - shift) + _sample(moved, place + shift)) / 3
         return torch.where(column(strength, clean) > 0, to_display(moved), clean)  # sampling rounds
 
     return render

@@ -21,7 +21,7 @@ from training.simulators.fields import column, fractal_noise, log_uniform, unifo
 Render = Callable[[torch.Tensor], torch.Tensor]
 Range = tuple[float, float]
 
-_SLICES = 8
+_SLICES = 6
 _PARTS = 3  # a particle is so many soft parts: streaks of uneven brightness, flakes of no regular shape
 _VEIL = 8.0  # optical depth of the veil at full strength, where it is of middling thickness
 
@@ -67,7 +67,7 @@ def falling(
 
     def shrinking(nearest: Range, farthest: Range) -> torch.Tensor:
         nearest = nearest[0] * (nearest[1] / nearest[0]) ** near_wide
-        return nearest * (draw(*farthest) / nearest) ** far * vary(0.2, _SLICES).exp()
+        return nearest * (draw(*farthest) / nearest) ** far * vary(0.3, _SLICES).exp()
 
     width, length = shrinking(*width).clamp(min=0.42), shrinking(*length)
     angle = torch.deg2rad(vary(wind, 1).clamp(-2 * wind, 2 * wind) + vary(turn, _SLICES))
