@@ -101,9 +101,13 @@ def falling(
     air = torch.lerp(air, grey, column(uniform(batch, 0.0, 0.2, generator), clean))
     colour = torch.lerp(air, light + tint, particles / (particles + 0.15 * thick)).clamp(0, 1)
 
+    # No sun shines on it: colours are dull.
+    dull = column(uniform(batch, 0.1, 0.8, generator), clean) * (grey - clean)
+
     def render(strength: torch.Tensor) -> torch.Tensor:
-        tau = column(strength**2, clean) * (particles + column(strength ** later.to(strength), clean) * thick)
-        return torch.lerp(clean, colour, -torch.expm1(-tau))
+        squared = column(strength**2, clean)
+        tau = squared * (particles + column(strength ** later.to(strength), clean) * thick)
+        return torch.lerp(clean - torch.expm1(-12 * squared) * dull, colour, -torch.expm1(-tau))
 
     return render
 
