@@ -56,8 +56,8 @@ def one_step(
         return pipeline.decode(scheduler.predicted(output, noisy, condition * scale, time)), ease
     time = ((1 - ease) * (scheduler.config.num_train_timesteps - 1)).round().long()
     noise = torch.cat([torch.randn(target[:1].shape, generator=g, device=g.device) for g in generators]).to(target)
-    noisy = scheduler.add_noise(target, noise, time)
     abar = scheduler.alphas_cumprod.to(target)[time].reshape(-1, 1, 1, 1)
+    noisy = abar.sqrt() * target + (1 - abar).sqrt() * noise  # schedulers differ in what their own add_noise means
     epsilon = predict(pipeline.unet, noisy, time, condition, context)
     return pipeline.decode((noisy - (1 - abar).sqrt() * epsilon) / abar.sqrt()), abar.flatten()
 
