@@ -179,9 +179,7 @@ class GenDegPipeline(DiffusionPipeline):
         if call.structure_correction:
             corrected = degraded = self.correct(clean, generated, call.degradation.name, call.generator)
         else:
-            rendered = self.decode(clean_latents * self.vae.config.scaling_factor)[..., :height, :width]
-            images = zip(clean, rendered, generated, strict=True)
-            degraded = torch.stack([transfer_detail(*three) for three in images])
+            degraded = self.with_detail(clean, generated)
         before = degraded
         if call.physics and call.degradation.name in RULES:
             degraded = RULES[call.degradation.name](clean, degraded)
@@ -252,6 +250,12 @@ class GenDegPipeline(DiffusionPipeline):
         """
         return _to_unit(self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample)
 
+    def with_detail(self, clean: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+        """Generated images [B, 3, H, W] with the clean ones' fine detail, as far as they have kept it; in [0, 1]."""
+        rendered = self.decode(self.encode(clean.to(self.unet.dtype)) * self.vae.config.scaling_factor)
+        images = zip(clean, rendered[..., : clean.shape[2], : clean.shape[3]], generated, strict=True)
+        return torch.stack([transfer_detail(*three) for three in images])
+
     def correct(
         self,
         clean: torch.Tensor,
@@ -264,6 +268,8 @@ class GenDegPipeline(DiffusionPipeline):
         Raises:
             UserError: if the module gives values that are not numbers.
         """
+        if isinstance(self.structure_correction, LayeredCorrection):
+            generated = self.with_detail(clean, generated)
         images = ((image * 2 - 1).to(self.structure_correction.dtype) for image in (clean, generated))
         return _to_unit(self.structure_correction.correct(*images, degradation, generator))
 

@@ -78,10 +78,11 @@ class LayeredCorrection(ModelMixin, ConfigMixin):
 
         y' = x + g (y - x) + a (c - x)
 
-    With clean image x, generated image y, and for each pixel g in [0, 2], a in [-1, 1] and a colour c. So the scene
-    comes from the photograph itself, in all its detail, and a flake is opaque and white where it ought to be. A small
-    UNet sees both images and noise, from which it makes the grain and the edges that the codec has lost; scales and
-    shifts of its channels tell it the degradation. Untrained it leaves the generated image as it is.
+    With clean image x, generated image y (with what detail `gendeg.detail` has found again in it), and for each pixel g
+    in [0, 2], a in [-1, 1] and a colour c. So the scene comes from the photograph itself, in all its detail, and a
+    flake is opaque and white where it ought to be. A small UNet sees both images and noise, from which it makes the
+    grain and the edges that the codec has lost; scales and shifts of its channels tell it the degradation. Untrained
+    it leaves the generated image as it is.
 
     Args:
         widths: channels at full, half, quarter ... resolution.

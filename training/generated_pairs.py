@@ -123,7 +123,8 @@ def generate_pairs(
 ) -> dict[str, torch.Tensor]:
     """What the generator makes of each pair, or what an earlier run, or the first of several processes, generated.
 
-    Half of the pictures are predicted in one step, half are sampled, and half of these from the clean latent.
+    Half of the pictures are predicted in one step, half are sampled, and half of these from the clean latent; all have
+    the photograph's detail, as in use.
 
     Args:
         pairs: clean, degraded: uint8 [N, 3, size, size]; degradation, phrase, mu, sigma: [N].
@@ -170,6 +171,7 @@ def _generate_pairs(pipeline: GenDegPipeline, pairs: Mapping[str, np.ndarray], s
             images, weights = one_step(pipeline, clean, degraded, *about, ease, seeds)
         else:
             images, weights = sample_late(pipeline, clean, degraded, name, *about, first, generator)
+        images = pipeline.with_detail(clean, images)
         generated[members] = (images * 255).round().to("cpu", torch.uint8)
         weight[members] = torch.as_tensor(weights).cpu().float()
         bar.update(len(members))

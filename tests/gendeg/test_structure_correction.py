@@ -153,6 +153,13 @@ def test_layers_can_lay_any_colour_over_the_photograph():
             torch.testing.assert_close(module.correct(clean, generated, "snow"), expected)
 
 
+def test_layers_begin_where_detail_transfer_ends(tiny_pipeline_folder, photo):
+    pipeline = load_pipeline(tiny_pipeline_folder, device="cpu")
+    transferred = _call(pipeline, photo, "snow").images
+    pipeline.register_modules(structure_correction=LayeredCorrection(widths=(4, 4)))
+    torch.testing.assert_close(_call(pipeline, photo, "snow").images, transferred, atol=2e-6, rtol=0)
+
+
 def test_layers_know_the_degradation_and_follow_the_seed():
     module = _random_layers()
     clean, generated = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gendeg import GenDegPipeline, load_pipeline
 from gendeg.degradations import DEGRADATIONS
-from gendeg.structure_correction import LayeredCorrection
+from gendeg.structure_correction import StructureCorrection
 from restorers import load_restorer
 from training.evaluate.__main__ import main
 from training.evaluate.control import evaluate_control
@@ -23,9 +23,10 @@ from training.generator.pipeline_folder import settings_of
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_pipeline_folder: Path) -> GenDegPipeline:
-    """At the evaluation's size, with an untrained structure correction, which leaves everything as it is."""
-    module = {"structure_correction": LayeredCorrection(widths=(4, 4), noise_channels=1)}
-    components = load_pipeline(tiny_pipeline_folder, device="cpu").components | module
+    """At the evaluation's size, with a structure correction that corrects nothing yet."""
+    module = StructureCorrection(width=4, enc_blk_nums=[1], middle_blk_num=1, dec_blk_nums=[1])
+    torch.nn.init.zeros_(module.ending.weight), torch.nn.init.zeros_(module.ending.bias)
+    components = load_pipeline(tiny_pipeline_folder, device="cpu").components | {"structure_correction": module}
     return GenDegPipeline(**components, resolution=SIZE, num_inference_steps=1, guidance_scale=1.0)
 
 
