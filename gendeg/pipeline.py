@@ -321,13 +321,8 @@ class GenDegPipeline(DiffusionPipeline):
         self, prompts: list[str], mu: list[float | None] | None, sigma: list[float | None] | None
     ) -> torch.Tensor:
         """Text and intensity to the context [B, tokens, width] that the UNet attends to."""
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         text = self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
         mu, sigma = (
             None if v is None else torch.tensor([float("nan") if i is None else float(i) for i in v])
@@ -369,22 +364,17 @@ class GenDegPipeline(DiffusionPipeline):
         extra = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
         for index, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             inputs = self.scheduler.scale_model_input(latents, timestep).repeat(len(branches), 1, 1, 1)
-            outputs = predict(self.unet, inputs, timestep.expand(len(inputs)), conditions, contexts).chunk(
-                len(branches)
-            )
-            guided = sum(weight * output for weight, output in zip(weights, outputs, strict=True))
+            outputs = predict(self.unet, inputs, timestep.expand(len(inputs)), conditions, contexts)
+            weighted = zip(weights, outputs.chunk(len(branches)), strict=True)
+            guided = sum(weight * output for weight, output in weighted)
             result = self.scheduler.step(guided, timestep, latents, **extra)
             latents = result.prev_sample
             if callback is not None:
                 predicted = getattr(result, "pred_original_sample", None)
                 if predicted is None and hasattr(self.scheduler, "model_outputs"):  # multistep solvers remember it
                     predicted = self.scheduler.model_outputs[-1]
-                callback(
-                    self,
-                    index,
-                    timestep,
-                    {"latents": latents, "predicted": latents if predicted is None else predicted},
-                )
+                seen = {"latents": latents, "predicted": latents if predicted is None else predicted}
+                callback(self, index, timestep, seen)
         return latents
 
 

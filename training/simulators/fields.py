@@ -69,11 +69,6 @@ def fractal_noise(
     return (total / (power.sqrt() * _SPLINE_VARIANCE)[:, None, None])[:, None]
 
 
-def standardised(field: torch.Tensor) -> torch.Tensor:
-    """[B, 1, H, W] with mean 0 and deviation 1 over each image."""
-    return (field - field.mean((2, 3), keepdim=True)) / field.std((2, 3), keepdim=True).clamp(min=1e-3)
-
-
 def follow_edges(field: torch.Tensor, clean: torch.Tensor, shrink: int = 4, radius: int = 6) -> torch.Tensor:
     """Smooth a field [B, 1, H, W] but let it jump where the photograph does: fast guided filter (arXiv 1505.00996)."""
     guide = clean.mean(1, keepdim=True)
