@@ -119,9 +119,20 @@ class GeneratedPairs(Dataset):
 
 
 class LayeredLoss:
-    """weight * (L1 + matched features), the discriminator's opinion, moved intensities, and the discriminator's own."""
+    """weight * (L1 + matched features), moved intensities, the discriminator's opinion, and the discriminator's own.
 
-    def __init__(self, paired_weight: float, matching_weight: float, opinion_weight: float, intensity_weight: float):
+    Args:
+        paired_weight, intensity_weight, matching_weight, opinion_weight: of the first four, in the order L1,
+            intensities, features, opinion. Without the last two no discriminator is asked, and none learns.
+    """
+
+    def __init__(
+        self,
+        paired_weight: float,
+        intensity_weight: float,
+        matching_weight: float = 0.0,
+        opinion_weight: float = 0.0,
+    ):
         self.paired_weight, self.matching_weight = paired_weight, matching_weight
         self.opinion_weight, self.intensity_weight = opinion_weight, intensity_weight
 
@@ -136,6 +147,17 @@ class LayeredLoss:
         clean, degraded, generated, weight = (batch[n] for n in ("clean", "degraded", "generated", "weight"))
         noise = torch.randn(len(clean), model.module.config.noise_channels, *clean.shape[2:], device=clean.device)
         corrected = model.module(clean, generated, batch["degradation"], noise).float()
+        off = (corrected - degraded).abs().mean((1, 2, 3))
+        reached, wanted = (torch.stack(intensity(clean / 2, image / 2)) for image in (corrected, degraded))
+        moved = (reached - wanted).abs().sum(0)
+        loss = (self.paired_weight * weight * off).mean() + self.intensity_weight * moved.mean()
+        with torch.no_grad():
+            before, after = ((i - degraded).square().mean((1, 2, 3)) for i in (generated, corrected.clamp(-1, 1)))
+            easy = weight >= 0.7
+            gain = (10 * (before / after).log10() * easy).sum() / easy.sum().clamp(min=1)
+        numbers = {"gain_of_the_easy_30_percent": gain, "off": off.mean(), "moved": moved.mean()}
+        if not self.opinion_weight and not self.matching_weight:
+            return loss, numbers
         discriminator, told = model.discriminator, (clean, batch["degradation"], batch["mu"] + batch["sigma"])
         discriminator.requires_grad_(False)
         opinion, features = discriminator(corrected, *told)
@@ -145,17 +167,8 @@ class LayeredLoss:
         on_true, on_corrected = opinions.float().chunk(2)
         hinge = relu(1 - on_true).mean() + relu(1 + on_corrected).mean()
 
-        off = (corrected - degraded).abs().mean((1, 2, 3))
         true_features = (both.detach().chunk(2)[0] for both in features_of_both)
         unlike = sum((ours - true).abs().mean((1, 2, 3)) for ours, true in zip(features, true_features, strict=True))
-        reached, wanted = (torch.stack(intensity(clean / 2, image / 2)) for image in (corrected, degraded))
-        moved = (reached - wanted).abs().sum(0)
-        loss = (weight * (self.paired_weight * off + self.matching_weight * unlike)).mean()
-        loss = loss - self.opinion_weight * opinion.mean() + self.intensity_weight * moved.mean()
-        loss = loss + _HINGE_WEIGHT * hinge
-        with torch.no_grad():
-            before, after = ((i - degraded).square().mean((1, 2, 3)) for i in (generated, corrected.clamp(-1, 1)))
-            easy = weight >= 0.7
-            gain = (10 * (before / after).log10() * easy).sum() / easy.sum().clamp(min=1)
-        numbers = {"gain_of_the_easy_30_percent": gain, "on_true": on_true.mean(), "on_corrected": on_corrected.mean()}
-        return loss, numbers | {"off": off.mean(), "unlike": (weight * unlike).mean(), "moved": moved.mean()}
+        loss = loss + (self.matching_weight * weight * unlike).mean() - self.opinion_weight * opinion.mean()
+        numbers |= {"on_true": on_true.mean(), "on_corrected": on_corrected.mean(), "unlike": (weight * unlike).mean()}
+        return loss + _HINGE_WEIGHT * hinge, numbers

@@ -27,11 +27,11 @@ from gendeg.pipeline import GenDegPipeline
 from gendeg.scheduler import BridgeScheduler
 from gendeg.structure_correction import LayeredCorrection, StructureCorrection
 from runtime.errors import UserError
-from training.command_line import PAIRS, command_line, read_recipe
+from training.command_line import PAIRS, command_line, read_recipe, stage_minutes
 from training.generated_pairs import generate_pairs, one_step
 from training.generator.pipeline_folder import settings_of, write_pipeline
 from training.layered_correction import AdversarialPair, Discriminator, GeneratedPairs, LayeredLoss
-from training.loop import LoopSettings, processes, train
+from training.loop import LoopSettings, processes, train, unless_a_later_stage_began
 from training.pairs import PHRASES, BalancedSampler, stored_pairs, training_pairs
 
 
@@ -86,18 +86,18 @@ class CorrectionLoss:
 def main() -> None:
     model = {"default": "compact", "help": "bundled name, folder or Hub repository"}
     recipe, args = read_recipe(__doc__, {"--model": model, **PAIRS})
-    began = time.monotonic()
+    began: float | None = time.monotonic()
     pipeline = load_pipeline(args.model, dtype=torch.float32)
     sizes = dict(recipe["model"])
     if sizes.pop("form") == "layered":
-        kind, learn = LayeredCorrection, train_layered
+        kind, prepare = LayeredCorrection, prepare_layered
         if not isinstance(pipeline.scheduler, BridgeScheduler):
             raise UserError(
                 "Layered structure correction learns from samples of a bridge; this model starts from noise. Take a "
                 "recipe of the paper's form, such as training/recipes/structure-published.yaml."
             )
     else:
-        kind, learn = StructureCorrection, train_residual
+        kind, prepare = StructureCorrection, prepare_residual
     pairs = training_pairs(recipe, args, recipe["pairs"]["size"])
     arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["workers"])
     torch.manual_seed(recipe["seed"])
@@ -109,51 +109,57 @@ def main() -> None:
         except RuntimeError:
             print("The model's own structure correction is of another form or size: training starts anew.")
     print(f"structure correction: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters")
-    loop = LoopSettings(**recipe["loop"], minutes=args.minutes)
-    learn(pipeline, arrays, module, recipe, partial(train, settings=loop, output=args.output, began=began), args.output)
+    model, data = prepare(pipeline, arrays, module, recipe, args.output)
+    save = partial(save_pipeline, pipeline=pipeline, folder=args.output / "pipeline")
+    for number, stage in enumerate(recipe["stages"], 1):
+        loss, groups = losses(pipeline, model, stage)
+        loop = LoopSettings(**stage["loop"], minutes=stage_minutes(recipe, stage, args))
+        save_stage = unless_a_later_stage_began(save, args.output, number)
+        train(model, loss, data, loop, args.output / f"stage-{number}", save_stage, groups, began=began)
+        began = None  # the preparation was the first stage's
 
 
-def train_residual(
+def prepare_residual(
     pipeline: GenDegPipeline,
     arrays: dict[str, np.ndarray],
     module: StructureCorrection,
     recipe: dict[str, Any],
-    run: Callable[..., None],
     output: Path,
-) -> None:
-    """Train the paper's form with `run`, the loop, on one-step predictions made on the way."""
-    data = Samples(arrays, recipe["shares"], recipe["seed"])
-    save = partial(save_pipeline, pipeline=pipeline, folder=output / "pipeline")
-    run(module, CorrectionLoss(pipeline), data, save=save)
+) -> tuple[nn.Module, Dataset]:
+    """The paper's form learns from one-step predictions made on the way."""
+    return module, Samples(arrays, recipe["shares"], recipe["seed"])
 
 
-def train_layered(
+def prepare_layered(
     pipeline: GenDegPipeline,
     arrays: dict[str, np.ndarray],
     module: LayeredCorrection,
     recipe: dict[str, Any],
-    run: Callable[..., None],
     output: Path,
-) -> None:
-    """Train the layered form with `run`, the loop, on pictures generated once."""
+) -> tuple[nn.Module, Dataset]:
+    """The layered form learns from pictures generated once, with a discriminator beside it."""
     arrays = {name: values[: recipe["generated"]] for name, values in arrays.items()}
     generated = generate_pairs(pipeline, arrays, output / "generated.pt", recipe["seed"])
     known = ("clean", "degraded", "degradation", "mu", "sigma")
     pairs = {name: torch.from_numpy(np.array(arrays[name])) for name in known}
-    loss = dict(recipe["loss"])
-    pair = AdversarialPair(module, Discriminator())
-    groups = pair.parameter_groups(loss.pop("discriminator_scale"))
     pairs = {name: values.to(processes().device) for name, values in (pairs | generated).items()}
-    data = GeneratedPairs(pairs, recipe["shares"], recipe["seed"])
+    return AdversarialPair(module, Discriminator()), GeneratedPairs(pairs, recipe["shares"], recipe["seed"])
 
-    def save(pair: AdversarialPair) -> None:
-        save_pipeline(pair.module, pipeline, output / "pipeline")
 
-    run(pair, LayeredLoss(**loss), data, save=save, parameter_groups=groups)
+def losses(
+    pipeline: GenDegPipeline, model: nn.Module, stage: dict[str, Any]
+) -> tuple[Callable[..., Any], list[dict[str, Any]] | None]:
+    """What a stage of a recipe asks of the model, and the groups of its parameters."""
+    if not isinstance(model, AdversarialPair):
+        return CorrectionLoss(pipeline), None
+    loss = dict(stage["loss"])
+    groups = model.parameter_groups(loss.pop("discriminator_scale", 1.0))
+    return LayeredLoss(**loss), groups
 
 
 def save_pipeline(module: nn.Module, pipeline: GenDegPipeline, folder: Path) -> None:
-    """Write the pipeline with the module in it."""
+    """Write the pipeline with the module, or the module of an `AdversarialPair`, in it."""
+    module = module.module if isinstance(module, AdversarialPair) else module
     write_pipeline(pipeline.components | {"structure_correction": module}, settings_of(pipeline), folder)
 
 

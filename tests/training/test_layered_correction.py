@@ -88,14 +88,17 @@ def _gradients(arrays, weight=1.0, **weights):
     pair = AdversarialPair(LayeredCorrection((4, 8)), Discriminator(width=8))
     LayeredLoss(**(WEIGHTS | weights))(pair, _pairs(arrays, weight).__getitems__(range(4)))[0].backward()
     parts = pair.module, pair.discriminator
-    return [torch.cat([p.grad.flatten() for p in part.parameters() if p.grad is not None]) for part in parts]
+    return [
+        torch.cat([torch.zeros(1), *(p.grad.flatten() for p in q.parameters() if p.grad is not None)]) for q in parts
+    ]
 
 
 def test_each_side_learns_from_its_own_loss_alone(arrays):
-    (idle, judging), (pulled, as_before) = _gradients(arrays), _gradients(arrays, opinion_weight=1.0)
+    (pulled, judging), (twice, as_before) = (_gradients(arrays, opinion_weight=weight) for weight in (1.0, 2.0))
     assert torch.equal(judging, as_before), "what the module wants must not reach the discriminator"
     assert bool(judging.any()) and bool(pulled.any())
-    assert not bool(idle.any()), "the discriminator's own loss must not reach the module"
+    assert torch.allclose(twice, 2 * pulled), "the discriminator's own loss must not reach the module"
+    assert not any(bool(side.any()) for side in _gradients(arrays)), "unasked, neither learns"
 
 
 @pytest.mark.parametrize("term", ["paired_weight", "matching_weight"])

@@ -118,7 +118,7 @@ def test_the_papers_structure_correction_is_trained_on_any_process(tiny_pipeline
     recipe = yaml.safe_load((RECIPES / "structure-smoke.yaml").read_text())
     recipe["model"] = {"form": "residual", "width": 4, "enc_blk_nums": [1], "middle_blk_num": 1, "dec_blk_nums": [1]}
     recipe["pairs"] |= {"count": 6}
-    recipe["loop"] |= {"steps": 2, "log_every": 1}
+    recipe["stages"] = [{"loop": recipe["stages"][0]["loop"] | {"steps": 2, "log_every": 1}}]
     (tmp_path / "residual.yaml").write_text(yaml.safe_dump(recipe))
     for model in (tiny_pipeline_folder, tiny_paper_folder):
         output = tmp_path / "runs" / model.name
