@@ -263,7 +263,10 @@ def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common, fused=fused)
     if settings.optimizer == "muon":
-        return import_module("timm.optim.muon").Muon(groups, **common)
+        muon = import_module("timm.optim.muon")
+        if not fused:  # it orthogonalises in bfloat16, which few CPUs multiply
+            muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
+        return muon.Muon(groups, **common)
     raise UserError(f"There is no optimizer {settings.optimizer!r}; there are adamw and muon.")
 
 
