@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from gendeg.degradations import get_degradation
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, image_size, open_image
+from runtime.images import SUFFIXES, image_size
 from training.command_line import listing
 from training.json_lines import json_lines
 
@@ -71,11 +70,6 @@ class PairFolders:
             chosen = [held is (scenes == "held_back") for held in is_held_back(self.rows)]
             self.files = [pair for pair, taken in zip(self.files, chosen, strict=True) if taken]
             self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
-
-    def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random pair (clean, degraded), uint8 [3, H, W]."""
-        files = self.files[int(rng.integers(len(self.files)))]
-        return tuple(np.asarray(open_image(file)).transpose(2, 0, 1) for file in files)
 
 
 def is_held_back(rows: Sequence[dict[str, Any]]) -> list[bool]:
