@@ -67,25 +67,18 @@ class PairFolders:
         if faults:
             raise UserError(f"There are pairs that cannot be learned from. Mend or remove them:{listing(faults)}")
         if scenes != "all":
-            chosen = [held is (scenes == "held_back") for held in is_held_back(self.rows)]
+            chosen = [is_held_back(row) is (scenes == "held_back") for row in self.rows]
             self.files = [pair for pair, taken in zip(self.files, chosen, strict=True) if taken]
             self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
 
 
-def is_held_back(rows: Sequence[dict[str, Any]]) -> list[bool]:
-    """Which pairs training leaves out: those of a fifth of the scenes of each `dataset`, at most 40 scenes.
+def is_held_back(row: dict[str, Any]) -> bool:
+    """Whether training leaves out a pair: those of every fifth scene of a `dataset`, by the hash of both names.
 
-    Which scenes depends on the names alone. Rows that name no `scene` are never held back.
+    So it does not matter which other pairs are there. Rows that name no `scene` are never held back.
     """
-    scenes: dict[str, set[str]] = {}
-    for row in rows:
-        if "scene" in row:
-            scenes.setdefault(str(row.get("dataset")), set()).add(str(row["scene"]))
-    held = set()
-    for dataset, names in scenes.items():
-        shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-        held |= {(dataset, scene) for scene in shuffled[: min(len(names) // 5, 40)]}
-    return [(str(row.get("dataset")), str(row.get("scene"))) in held for row in rows]
+    scene = f"{row.get('dataset')}/{row['scene']}" if "scene" in row else ""
+    return bool(scene) and int(hashlib.sha256(scene.encode()).hexdigest(), 16) % 5 == 0
 
 
 def _named_in_metadata(folder: Path, faults: list[str]) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
