@@ -33,7 +33,9 @@ _WRAPPERS = (
     *("generator", "net_g", "netG", "net_G", "gen", "G"),
 )
 # What lies beside them: other networks and optimisers; what torch puts into names; counts, which change nothing.
-_OTHERS = re.compile(r"disc|critic|net_?d(?![a-z])|^d(?![a-z])|loss|vgg|lpips|percep|optim", re.IGNORECASE)
+_OTHERS = re.compile(
+    r"disc|critic|net_?d(?![a-z])|^d(?![a-z])|loss|vgg|lpips|percep|optim(?!al|i[sz]ed)", re.IGNORECASE
+)
 _INSERTED = re.compile(r"(^|\.)((module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
 _COUNTED = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|total_ops|total_params)$")
 

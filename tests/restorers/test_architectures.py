@@ -110,7 +110,15 @@ def test_unwraps_prefixes(prefix):
     [
         *(["params"], ["params_ema"], ["state_dict"], ["model", "params"], ["state_dict_ema"], ["model_ema"]),
         *(["generator"], ["net_g"], ["net"], ["ema", "module"], ["model_state_dict", "generator"]),
-        *(["network"], ["weights"], ["G"], ["net_G"], ["any name"], ["state_dict", "any name", "checkpoint"]),
+        *(
+            ["network"],
+            ["model_optimised"],
+            ["weights"],
+            ["G"],
+            ["net_G"],
+            ["any name"],
+            ["state_dict", "any name", "checkpoint"],
+        ),
     ],
 )
 def test_unwraps_nested_dictionaries(keys):
