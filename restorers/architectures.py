@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -25,22 +26,18 @@ from runtime.weights import check_tensors
 
 State = Mapping[str, torch.Tensor]
 NETWORKS: dict[str, type[nn.Module]] = {cls.architecture: cls for cls in (NAFNet, PromptIR, SwinRestorer)}
-_AVERAGED = (
-    "params_ema",
-    "params-ema",
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "ema_model",
-    "generator_ema",
-    "net_g_ema",
+# What weights lie in: averaged ones, which restore better than the last, before others in this order.
+_AVERAGED = re.compile(r"(^|[^a-z])(ema|swa|shadow)($|[^a-z])|averaged", re.IGNORECASE)
+_WRAPPERS = (
+    *("params", "state_dict", "model_state_dict", "module", "net", "network", "model", "restorer"),
+    *("generator", "net_g", "netG", "net_G", "gen", "G"),
 )
-_WRAPPERS = (  # in the order they are looked for: a running average of the weights restores better than the last ones
-    *_AVERAGED,
-    *("params", "state_dict", "model_state_dict", "module", "_orig_mod", "net", "model", "generator", "net_g", "netG"),
+# What lies beside them: other networks and optimisers; what torch puts into names; counts, which change nothing.
+_OTHERS = re.compile(
+    r"disc|critic|net_?d(?![a-z])|^d(?![a-z])|loss|vgg|lpips|percep|optim(?!al|i[sz]ed)", re.IGNORECASE
 )
-_INSERTED = re.compile(r"(^|\.)(module|_orig_mod)\.")  # by DataParallel and torch.compile, anywhere in a name
-_DEPTH = 6  # layers of wrapping, at most
+_INSERTED = re.compile(r"(^|\.)((module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+")
+_COUNTED = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|total_ops|total_params)$")
 
 
 def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
@@ -49,7 +46,7 @@ def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
     Args:
         state_dict: names to tensors, as `state_dict()` gives them or wrapped the way training frameworks do: under a
             key (`params`, `params_ema`, `state_dict`, ...) or a prefix (`module.`, `net.`, ...), beside whatever
-            else they save. Of several, averaged weights are taken.
+            else they save. Of several, averaged weights are taken; discriminators and optimisers never.
 
     Returns:
         A network in evaluation mode with float32 weights of its own.
@@ -59,7 +56,10 @@ def network_from_state_dict(state_dict: Mapping[str, Any]) -> nn.Module:
     """
     if not isinstance(state_dict, Mapping):
         raise UserError(f"Weights must be a mapping of names to tensors, not a {type(state_dict).__name__}.")
-    candidates = list(_unwrapped(state_dict, _DEPTH))
+    candidates = list(_unwrapped(state_dict))
+    if not candidates:
+        names = ", ".join(map(repr, list(state_dict)[:5])) or "nothing"
+        raise UserError(f"These are not the weights of one network but {names}. Save its state_dict() by itself.")
     for tensors in candidates:
         for architecture, (marks, configure) in _RECOGNISED.items():
             if all(mark in tensors for mark in marks):
@@ -132,20 +132,51 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     return str(list(shapes[name])) if name in shapes else "nothing"
 
 
-def _unwrapped(content: Mapping[Any, Any], depth: int) -> Iterator[dict[str, torch.Tensor]]:
-    """The tensors of a file under their names, then those inside each layer of wrapping, the likeliest first."""
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if tensors:
-        yield tensors
-        if any(_INSERTED.search(name) for name in tensors):
-            yield {_INSERTED.sub(r"\1", name): value for name, value in tensors.items()}
-    for wrapper in _WRAPPERS if depth else ():
-        if isinstance(content.get(wrapper), Mapping):
-            yield from _unwrapped(content[wrapper], depth - 1)
-        prefix = f"{wrapper}."
-        inner = {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
-        if inner:
-            yield from _unwrapped(inner, depth - 1)
+def _unwrapped(state_dict: Mapping[Any, Any]) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors of a file under their names, then those inside each layer of wrapping, the likeliest first.
+
+    A layer is what lies under a key, or whose names begin alike up to a dot.
+    """
+    layers, seen = [state_dict], {id(state_dict)}
+    while layers:
+        content = layers.pop()
+        tensors = {
+            str(name): value
+            for name, value in content.items()
+            if isinstance(value, torch.Tensor) and not _COUNTED.search(str(name))
+        }
+        plain = {_INSERTED.sub(r"\1", name): value for name, value in tensors.items()}
+        if tensors:
+            yield plain
+        if plain.keys() != tensors.keys():
+            yield tensors
+        nested = {str(k): v for k, v in content.items() if isinstance(v, Mapping) and id(v) not in seen}
+        seen.update(map(id, nested.values()))
+        beginning: dict[str, dict[str, torch.Tensor]] = {}
+        for name, value in plain.items():
+            prefix, dot, rest = name.partition(".")
+            if dot:
+                beginning.setdefault(prefix, {})[rest] = value
+        inner = [*_likely(nested), *_likely(beginning)]
+        layers += [layer for _, layer in sorted(inner, key=itemgetter(0), reverse=True)]
+
+
+def _likely(layers: Mapping[str, Mapping[Any, Any]]) -> list[tuple[int, Mapping[Any, Any]]]:
+    """Layers that may be a restorer, each with its place in the order to look.
+
+    One whose name tells nothing must be the only one with weights: of two, which is meant cannot be known.
+    """
+    layers = {name: layer for name, layer in layers.items() if not _OTHERS.search(name)}
+    weights = [layer for layer in layers.values() if any(map(_has_tensors, [layer, *layer.values()]))]
+    places = {name: place for place, name in enumerate(_WRAPPERS, 1)}
+    places |= {name: 0 for name in layers if _AVERAGED.search(name)}
+    return [
+        (places.get(name, len(places)), layer) for name, layer in layers.items() if len(weights) < 2 or name in places
+    ]
+
+
+def _has_tensors(layer: Any) -> bool:
+    return isinstance(layer, Mapping) and any(isinstance(value, torch.Tensor) for value in layer.values())
 
 
 def _count(state: State, prefix: str) -> int:
@@ -241,19 +272,27 @@ class SpandrelNetwork(nn.Module):
         self.network = descriptor.model
         sizes = descriptor.size_requirements
         self.multiple = max(sizes.multiple_of, sizes.minimum)  # the minimum is itself a multiple
+        self.network.register_forward_hook(self._keep_infinity)
+
+    @staticmethod
+    def _keep_infinity(network: nn.Module, inputs: Any, output: Any) -> Any:
+        """As NaN, which lasts: spandrel clamps infinity to white before anybody can see it."""
+        return output + 0 * output if isinstance(output, torch.Tensor) else output
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return self.descriptor(image)
 
 
-def _from_spandrel(candidates: Iterable[dict[str, torch.Tensor]]) -> nn.Module:
-    ours = ", ".join(cls.__name__ for cls in NETWORKS.values())
+def _from_spandrel(candidates: Sequence[dict[str, torch.Tensor]]) -> nn.Module:
+    unknown = f"These weights belong to none of {', '.join(cls.__name__ for cls in NETWORKS.values())}"
+    largest = max(candidates, key=len)
+    name = next(iter(largest))
+    held = f"They are {len(largest)} in all, such as {name!r} {list(largest[name].shape)}."
     try:
         spandrel = import_module("spandrel")
     except ImportError:
         raise UserError(
-            f"These weights belong to none of {ours}. Install spandrel for some forty more architectures: "
-            f"pip install spandrel."
+            f"{unknown}. {held} Install spandrel for some forty more architectures: pip install spandrel."
         ) from None
     descriptor = None
     for tensors in candidates:
@@ -263,7 +302,7 @@ def _from_spandrel(candidates: Iterable[dict[str, torch.Tensor]]) -> nn.Module:
         except Exception as error:  # spandrel's detection indexes into whatever it is given
             logging.debug("spandrel: %r", error)
     if descriptor is None:
-        raise UserError(f"These weights belong to none of {ours}, and spandrel does not know them either.")
+        raise UserError(f"{unknown}, and spandrel does not know them either. {held}")
     if not isinstance(descriptor, spandrel.ImageModelDescriptor):
         raise UserError(f"{descriptor.architecture.name} needs more than an image (a mask, say): it cannot be used.")
     if descriptor.scale != 1 or descriptor.input_channels != 3 or descriptor.output_channels != 3:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -80,32 +80,15 @@ class Restorer:
             raise UserError(f"An image tensor must be [3, H, W] or [B, 3, H, W], not {list(image.shape)}.")
         batch = image if image.ndim == 4 else image[None]
         if batch.dtype == torch.uint8:
-            restored = self._restore(batch.float().div_(255), memory_budget, progress)
+            restored = restore(self.network, batch.float().div_(255), memory_budget, progress, self.name)
             restored = restored.mul_(255).round_().to(torch.uint8)
         elif not batch.is_floating_point():
             raise UserError(f"An image tensor must hold uint8 or floats, not {image.dtype}.")
         elif not (batch.min() >= -0.1 and batch.max() <= 1.1):  # also refuses values that are not numbers
             raise UserError("The values of an image must lie in [0, 1].")
         else:
-            restored = self._restore(batch, memory_budget, progress)
+            restored = restore(self.network, batch, memory_budget, progress, self.name)
         return restored.reshape(image.shape)
-
-    def _restore(
-        self, batch: torch.Tensor, memory_budget: int | None, progress: Callable[[int, int], None] | None
-    ) -> torch.Tensor:
-        def check(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            """Before infinity is clamped to white."""
-            if not bool(output.isfinite().all()):
-                raise UserError(
-                    f"{self.name} gave values that are not numbers (NaN or infinity): its weights do not suit this "
-                    f"photograph or this precision. Choose another restorer."
-                )
-
-        hook = self.network.register_forward_hook(check)
-        try:
-            return restore(self.network, batch, memory_budget, progress)
-        finally:
-            hook.remove()
 
 
 def available() -> dict[str, tuple[str, ...]]:

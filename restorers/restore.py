@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 
 from restorers.layers import pad_to_multiple, reflected, round_up
 from restorers.whole_image import WholeImage
+from runtime.errors import UserError
 from runtime.memory import free_memory
 
 CPU_BUDGET = 3 << 29  # bytes for the network's work on one tile; leaves room for the image itself on any laptop
@@ -34,6 +35,7 @@ def restore(
     image: torch.Tensor,
     memory_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    name: str = "The network",
 ) -> torch.Tensor:
     """Restore images of any size; large ones in overlapping tiles.
 
@@ -55,12 +57,14 @@ def restore(
             once, and tiles never shrink below three overlaps.
         progress: called with (tiles done, tiles in all), first with (0, total). What it raises ends the work: that is
             how to cancel.
+        name: of the network, for the sentence of an error.
 
     Returns:
         Restored images [B, 3, H, W] in [0, 1], on the device and of the type of `image`.
 
     Raises:
         ValueError: if `image` is no such tensor.
+        UserError: if the network answers with values that are not numbers: clamped, they would be black or white.
     """
     if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point() or image.numel() == 0:
         raise ValueError(f"An image must be a float tensor [B, 3, H, W], not {image.dtype} {list(image.shape)}.")
@@ -88,8 +92,13 @@ def restore(
                 whole.part = (*row.part, *column.part)
                 tile = image.index_select(2, row.sources.to(image.device))
                 tile = tile.index_select(3, column.sources.to(image.device))
-                result = network(tile.to(weight.device, weight.dtype)).clamp_(0, 1)
-                result = result[..., : row.kept, : column.kept].to(image.device, image.dtype)
+                result = network(tile.to(weight.device, weight.dtype))
+                if not bool(result.isfinite().all()):
+                    raise UserError(
+                        f"{name} gave values that are not numbers (NaN or infinity): its weights do not suit this "
+                        f"photograph or this precision. Choose another restorer."
+                    )
+                result = result.clamp_(0, 1)[..., : row.kept, : column.kept].to(image.device, image.dtype)
                 if total > 1:
                     result = result * row.weights.to(result)[:, None] * column.weights.to(result)
                 restored[..., row.start : row.start + row.kept, column.start : column.start + column.kept] += result

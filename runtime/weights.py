@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from runtime.errors import UserError
 
 PYTORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
 SUFFIXES = (".safetensors", *PYTORCH_SUFFIXES)
+_DOWNLOADED = {  # in place of weights, and how it begins
+    b"version https://git-lfs": "the pointer of a file in Git LFS. Download the file itself",
+    b"<html": "a web page. Download the file again",
+    b"<!doctype html": "a web page. Download the file again",
+}
 _LOCK = threading.Lock()  # stand-ins are torch's for the whole process while a file is read
 
 
@@ -38,7 +42,7 @@ def weights_suffix(path: str | Path) -> str:
 
 
 def read_state_dict(path: str | Path) -> Mapping[str, Any]:
-    """The content of a weights file: names to tensors, or what such a mapping is wrapped in.
+    """The content of a weights file: names to tensors, or what such a mapping is wrapped in; a list's by its places.
 
     Tensors of a file in torch's present format stay on disk until they are used.
 
@@ -51,12 +55,12 @@ def read_state_dict(path: str | Path) -> Mapping[str, Any]:
     suffix = weights_suffix(path).lower()
     if not suffix:
         raise UserError(f"{path.name} is no weights file: its name must end in {', '.join(SUFFIXES)}.")
-    if suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path.name} is damaged or no safetensors file.") from error
+    kind, start = "safetensors" if suffix == ".safetensors" else "PyTorch", b""
     try:
+        with path.open("rb") as file:
+            start = file.read(200).lower()
+        if kind == "safetensors" or start[8:9] == b"{":  # some are renamed
+            return load_file(path)
         named = _names(path)
         suspicious = sorted(filter(_suspicious, named))
         if suspicious:
@@ -68,13 +72,16 @@ def read_state_dict(path: str | Path) -> Mapping[str, Any]:
         raise
     except pickle.UnpicklingError as error:
         raise UserError(_refusal(path, "they are not of a kind that can be passed over")) from error
-    except Exception as error:  # torch raises almost anything on damaged files
-        raise UserError(f"{path.name} is damaged or no PyTorch file.") from error
+    except Exception as error:  # almost anything is raised on damaged files
+        hint = next((f": it holds {what}" for mark, what in _DOWNLOADED.items() if mark in start), "")
+        raise UserError(f"{path.name} is damaged or no {kind} file{hint}.") from error
+    if isinstance(content, (list, tuple)) and any(isinstance(part, Mapping) for part in content):
+        return {str(place): part for place, part in enumerate(content)}
     if isinstance(content, Counter):
         raise UserError(f"{path.name} holds no weights but a Python object. Save its state_dict() instead.")
     if not isinstance(content, Mapping):
-        kind = "" if content is None else f" but a {type(content).__name__}"
-        raise UserError(f"{path.name} holds no weights{kind}.")
+        found = "" if content is None else f" but a {type(content).__name__}"
+        raise UserError(f"{path.name} holds no weights{found}.")
     return content
 
 
@@ -93,6 +100,7 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype = torc
     """
     limit = torch.finfo(dtype).max
     for name, tensor in tensors.items():
+        tensor = tensor.detach()
         if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point():
             raise UserError(f"The tensor {name!r} holds no plain numbers but {_kind(tensor)}.")
         if tensor.numel() == 0:
@@ -121,6 +129,7 @@ _DATA = {
     *(f"builtins.{name}" for name in ("int", "float", "bool", "str", "bytes", "set", "bytearray", "complex")),
     *(f"collections.{name}" for name in ("OrderedDict", "Counter", "defaultdict", "deque")),
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")),  # Python 3.13's
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
     *("argparse.Namespace", "types.SimpleNamespace", "functools.partial", "copyreg._reconstructor", "uuid.UUID"),
     *("_codecs.encode", "typing.Any", "typing.Union", "decimal.Decimal", "fractions.Fraction"),

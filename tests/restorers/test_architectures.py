@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from restorers import network_from_state_dict
+from restorers import network_from_state_dict, restore
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
@@ -92,6 +92,9 @@ PREFIXES = [
     "generator.",
     "generator_ema.",
     "model_ema.module.",
+    "_fsdp_wrapped_module.",
+    "network.",
+    "any_name.net.",
 ]
 
 
@@ -107,6 +110,15 @@ def test_unwraps_prefixes(prefix):
     [
         *(["params"], ["params_ema"], ["state_dict"], ["model", "params"], ["state_dict_ema"], ["model_ema"]),
         *(["generator"], ["net_g"], ["net"], ["ema", "module"], ["model_state_dict", "generator"]),
+        *(
+            ["network"],
+            ["model_optimised"],
+            ["weights"],
+            ["G"],
+            ["net_G"],
+            ["any name"],
+            ["state_dict", "any name", "checkpoint"],
+        ),
     ],
 )
 def test_unwraps_nested_dictionaries(keys):
@@ -126,6 +138,11 @@ def test_unwraps_nested_dictionaries(keys):
         ("state_dict_ema", "state_dict"),
         ("model_ema", "model"),
         ("generator_ema", "generator"),
+        ("ema_state_dict", "state_dict"),
+        ("ema_model_state_dict", "model_state_dict"),
+        ("network_ema", "any name"),
+        ("averaged_model", "model"),
+        ("ema", "params"),
     ],
 )
 def test_averaged_weights_are_preferred(averaged, last):
@@ -138,8 +155,65 @@ def test_averaged_weights_are_preferred(averaged, last):
     _assert_same(network_from_state_dict({averaged: {"decay": 0.999}, last: network.state_dict()}), network)
 
 
+def test_averaged_weights_in_the_forms_of_libraries():
+    network = NAFNet(**SMALL)
+    weights = network.state_dict()
+    other = {name: value + 1 for name, value in weights.items()}
+    shadows = {"decay": 0.999, "shadow": weights}
+    swa = {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in weights.items()}
+    ema_pytorch = {f"online_model.{name}": value for name, value in other.items()}
+    ema_pytorch |= {f"ema_model.{name}": value for name, value in weights.items()} | {"step": torch.tensor(3)}
+    for content in ({"model": other, "ema": shadows}, {"model": other, "swa": swa}, swa, ema_pytorch):
+        _assert_same(network_from_state_dict(content), network)
+    unnamed = {"decay": 0.999, "shadow_params": list(other.values())}
+    _assert_same(network_from_state_dict({"any name": weights, "ema": unnamed}), network)
+
+
+@pytest.mark.parametrize("generator", ["generator", "G", "netG", "net_g", "gen", "any_name"])
+@pytest.mark.parametrize("discriminator", ["discriminator", "D", "netD", "net_d", "disc", "loss_fn"])
+def test_beside_a_discriminator(generator, discriminator):
+    network = NAFNet(**SMALL)
+    other = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).state_dict()
+    nested = {discriminator: other, generator: network.state_dict()}
+    flat = {f"{part}.{name}": value for part, state in nested.items() for name, value in state.items()}
+    steps = {"optimizer_g": {"state": {0: {"exp_avg": torch.zeros(2)}}}, "epoch": 3}
+    for content in (nested | steps, flat, {"state_dict": flat} | steps):
+        _assert_same(network_from_state_dict(content), network)
+
+
+def test_which_of_two_networks_is_not_guessed():
+    state = NAFNet(**SMALL).state_dict()
+    for content in ({"first": state, "second": state}, {"first": {"x": state}, "second": {"x": state}}):
+        with pytest.raises(ValueError, match="not the weights of one network but 'first', 'second'"):
+            network_from_state_dict(content)
+    with pytest.raises(ValueError, match=r"They are 200 in all, such as 'first.*' \["):
+        network_from_state_dict({f"{part}.{name}": v for part in ("first", "second") for name, v in state.items()})
+
+
+def test_counts_beside_weights():
+    network = NAFNet(**SMALL)
+    counts = {
+        "n_averaged": torch.tensor(3),
+        "intro.num_batches_tracked": torch.tensor(7),
+        "total_ops": torch.zeros(1, dtype=torch.float64),
+        "encoders.0.0.conv1.total_params": torch.zeros(1),
+    }
+    _assert_same(network_from_state_dict(counts | network.state_dict()), network)
+
+
+def test_what_holds_itself_comes_to_an_end():
+    content = {"epoch": 3}
+    content |= {name: content for name in ("model", "ema", "net", "params", "state_dict")}
+    with pytest.raises(ValueError, match="not the weights of one network but 'epoch', 'model'"):
+        network_from_state_dict(content)
+
+
 def test_insertions_within_names():
     network = NAFNet(**SMALL)
+    checkpointed = {
+        n.replace(".conv1.", "._checkpoint_wrapped_module.conv1."): v for n, v in network.state_dict().items()
+    }
+    _assert_same(network_from_state_dict(checkpointed), network)
     state = {name.replace("encoders.0.", "encoders.0.module."): v for name, v in network.state_dict().items()}
     state = {name.replace("ending.", "ending._orig_mod."): v for name, v in state.items()}
     _assert_same(network_from_state_dict(state), network)
@@ -181,9 +255,22 @@ def test_refuses_what_does_not_fit():
         network_from_state_dict({name: value for name, value in state.items() if "latent" not in name})
 
 
-@pytest.mark.parametrize("state", [{}, {"weight": torch.zeros(3)}, {"epoch": 3}, {"params": {}}, {1: torch.zeros(2)}])
-def test_refuses_unknown_weights(state):
-    with pytest.raises(ValueError, match="belong to none of NAFNet, PromptIR, SwinRestorer"):
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        (
+            {"weight": torch.zeros(3)},
+            r"belong to none of NAFNet, PromptIR, SwinRestorer.* 1 in all, such as 'weight' \[3\]",
+        ),
+        ({"params": {"a": torch.zeros(2, 1)}, "epoch": 3}, r"belong to none of .* such as 'a' \[2, 1\]"),
+        ({1: torch.zeros(2)}, r"belong to none of .* such as '1' \[2\]"),
+        ({}, "not the weights of one network but nothing"),
+        ({"epoch": 3, "optimizer": {"state": {}}}, "not the weights of one network but 'epoch', 'optimizer'"),
+        ({"params": {}}, "not the weights of one network but 'params'"),
+    ],
+)
+def test_refuses_unknown_weights(state, sentence):
+    with pytest.raises(ValueError, match=sentence):
         network_from_state_dict(state)
 
 
@@ -203,6 +290,13 @@ def test_others_come_from_spandrel():
     theirs = DnCNN(in_nc=3, out_nc=3, nc=4, nb=9, act_mode="R").eval()
     image = torch.rand(1, 3, 20, 31)
     torch.testing.assert_close(network_from_state_dict(theirs.state_dict())(image), theirs(image).clamp(0, 1))
+    counted = theirs.state_dict() | {"total_ops": torch.zeros(1)}
+    torch.testing.assert_close(network_from_state_dict({"any name": counted})(image), theirs(image).clamp(0, 1))
+    last = {name: torch.full_like(value, 3e38) for name, value in theirs.state_dict().items() if "16" in name}
+    assert len(last) == 2
+    large = network_from_state_dict(theirs.state_dict() | last)
+    with pytest.raises(ValueError, match="gave values that are not numbers"):  # infinite: spandrel makes it 0 or 1
+        restore(large, image)
     grey = DnCNN(in_nc=1, out_nc=1, nc=4, nb=9, act_mode="R")
     with pytest.raises(ValueError, match="keeps RGB"):
         network_from_state_dict(grey.state_dict())

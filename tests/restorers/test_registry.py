@@ -155,6 +155,33 @@ def test_damaged_files(tmp_path, suffix, keep):
         load_restorer(path)
 
 
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_checkpoints_of_a_training(tmp_path, kind, old_format):
+    """Averaged weights of another precision within names of several wrappers, and all that lies beside them."""
+    network = NAFNet(**NAFNET)
+    optimiser = torch.optim.AdamW(network.parameters())
+    sum(parameter.square().sum() for parameter in network.parameters()).backward()
+    optimiser.step()
+    averaged = {f"module._orig_mod.{name}": value.to(kind) for name, value in network.state_dict().items()}
+    content = {
+        "epoch": np.int64(3),
+        "best_psnr": np.float32(31.5),
+        "losses": np.linspace(0, 1, 5),
+        "names": np.array(["haze", None], dtype=object),
+        "random": (np.random.get_state(), np.random.default_rng(0), torch.get_rng_state()),
+        "optimizer": optimiser.state_dict(),
+        "scheduler": torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, 10).state_dict(),
+        "net_d": {"params": torch.nn.BatchNorm2d(4).state_dict()},
+        "net_g": {"params": {name: value + 1 for name, value in averaged.items()}, "params_ema": averaged},
+    }
+    path = tmp_path / "best.pth.tar"
+    for saved in (content, [3, content]):
+        torch.save(saved, path, _use_new_zipfile_serialization=not old_format)
+        found = load_restorer(path, "cpu").network.state_dict()
+        assert all(torch.equal(found[name], value.to(kind).float()) for name, value in network.state_dict().items())
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".safetensors"])
 def test_text_is_not_weights(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"

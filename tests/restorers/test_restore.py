@@ -11,6 +11,7 @@ from restorers.promptir import PromptIR
 from restorers.registry import load_restorer
 from restorers.restore import OVERLAP, VIEW, restore
 from restorers.swin import SwinRestorer
+from runtime.errors import UserError
 
 
 class Local(nn.Module):
@@ -123,6 +124,21 @@ def test_leaves_the_image_alone_and_keeps_its_type():
 def test_refuses_what_is_no_image(image):
     with pytest.raises(ValueError, match="float tensor"):
         restore(Local(), image)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("size", [(9, 8), (520, 640)])
+def test_an_answer_that_is_no_picture_is_a_sentence(value, size):
+    """In the last tile, too: clamped, it would be black or white."""
+
+    class Wrong(nn.Module):
+        def forward(self, x):
+            return torch.where(x == 1, value, x)
+
+    image = torch.rand(1, 3, *size) * 0.9
+    image[0, 1, -1, -1] = 1
+    with pytest.raises(UserError, match="mine gave values that are not numbers"):
+        restore(Wrong(), image, 0, name="mine")
 
 
 def _sky(height, width):

@@ -9,6 +9,7 @@ import os
 import pathlib
 import pickle
 import sys
+import zipfile
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from runtime.errors import UserError
 from runtime.weights import SUFFIXES, check_tensors, read_state_dict, weights_suffix
@@ -142,6 +144,30 @@ def test_other_content_is_a_sentence(tmp_path):
     ):
         with pytest.raises(UserError, match=f"{name} {sentence}"):
             read_state_dict(tmp_path / name)
+
+
+def test_what_is_downloaded_in_place_of_weights(tmp_path):
+    for content, sentence in {
+        "version https://git-lfs.github.com/spec/v1\n": "the pointer of a file in Git LFS",
+        "<!DOCTYPE html><html>Quota exceeded": "a web page",
+    }.items():
+        for suffix in (".pth", ".safetensors"):
+            (tmp_path / f"a{suffix}").write_text(content)
+            with pytest.raises(UserError, match=f"a{suffix} is damaged or no .* file: it holds {sentence}"):
+                read_state_dict(tmp_path / f"a{suffix}")
+
+
+def test_safetensors_under_another_name(tmp_path):
+    save_file(WEIGHTS, tmp_path / "a.bin")
+    assert torch.equal(read_state_dict(tmp_path / "a.bin")["intro.weight"], WEIGHTS["intro.weight"])
+
+
+def test_paths_of_python_3_13(tmp_path):
+    torch.save({"a": pathlib.PurePosixPath("a"), "params": WEIGHTS}, tmp_path / "a.pth", pickle_protocol=2)
+    with zipfile.ZipFile(tmp_path / "a.pth") as old, zipfile.ZipFile(tmp_path / "b.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b"cpathlib\nPurePosixPath", b"cpathlib._local\nPosixPath"))
+    assert read_state_dict(tmp_path / "b.pth")["params"].keys() == WEIGHTS.keys()
 
 
 @given(st.binary(max_size=200))
