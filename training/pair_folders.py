@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +33,10 @@ class PairFolders:
     Attributes:
         files: (clean, degraded) of each pair.
         rows: what `metadata.jsonl` says of each pair; nothing where there is none.
+        datasets: the data set of each pair: what its row says, else the name of its folder.
 
     Raises:
-        UserError: if a folder holds neither, or pairs that cannot be learned from; the message lists what is wrong
+        UserError: if a folder holds neither, or pairs that cannot be used; the message lists what is wrong
             with them. Of images only the headers are read.
     """
 
@@ -46,6 +48,7 @@ class PairFolders:
     ):
         self.files: list[tuple[Path, Path]] = []
         self.rows: list[dict[str, Any]] = []
+        self.datasets: list[str] = []
         faults: list[str] = []
         sizes: dict[Path, tuple[int, int]] = {}  # one clean image may have many degraded ones
         for folder in (Path(folder).expanduser() for folder in folders):
@@ -60,17 +63,19 @@ class PairFolders:
                 else:
                     self.files.append((clean, degraded))
                     self.rows.append(row)
+                    self.datasets.append(str(row.get("dataset") or folder.resolve().name))
             if len(self.files) + len(faults) == before:
                 raise UserError(
                     f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally "
                     f"named images in degraded/ and clean/ (or input/ and target/)."
                 )
         if faults:
-            raise UserError(f"There are pairs that cannot be learned from. Mend or remove them:{listing(faults)}")
+            raise UserError(f"There are pairs that cannot be used. Mend or remove them:{listing(faults)}")
         if scenes != "all":
             chosen = [held is (scenes == "held_back") for held in is_held_back(self.rows)]
-            self.files = [pair for pair, taken in zip(self.files, chosen, strict=True) if taken]
-            self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
+            self.files, self.rows, self.datasets = (
+                list(compress(of_each, chosen)) for of_each in (self.files, self.rows, self.datasets)
+            )
 
     def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A random pair (clean, degraded), uint8 [3, H, W]."""
