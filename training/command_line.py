@@ -97,8 +97,9 @@ def stages_to_train(recipe: dict[str, Any], args: argparse.Namespace) -> list[tu
 
 
 def stage_minutes(recipe: dict[str, Any], stage: dict[str, Any], args: argparse.Namespace) -> float | None:
-    """What a stage has of `--minutes`: its `time_share`, or as much as each other one; None if there is no limit."""
-    return args.minutes and args.minutes * stage.get("time_share", 1 / len(recipe["stages"]))
+    """What a stage has of `--minutes`, by its `time_share` among the stages that are trained; None: no limit."""
+    trained = recipe["stages"][getattr(args, "first_stage", 1) - 1 :]
+    return args.minutes and args.minutes * stage.get("time_share", 1) / sum(s.get("time_share", 1) for s in trained)
 
 
 def read_recipe(

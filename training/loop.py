@@ -52,8 +52,7 @@ class LoopSettings:
         clip_norm: gradients are scaled down to this norm.
         checkpoint_every, log_every, validate_every: in steps.
         workers: processes that prepare data (0: in the training process).
-        bf16_on_cpu: compute in bfloat16 on a CPU too, as on every GPU that can. Faster on processors that multiply it
-            (AVX-512 BF16, AMX; `lscpu`), many times as slow on others.
+        bf16_on_cpu: compute in bfloat16 on a CPU that multiplies it, too, as on every GPU that can.
     """
 
     steps: int
@@ -72,6 +71,12 @@ class LoopSettings:
     workers: int = 0
     bf16_on_cpu: bool = False
     seed: int = 0
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 (AVX-512 BF16, AMX); others are many times as slow in it."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def processes() -> PartialState:
@@ -143,7 +148,7 @@ def train(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     cuda = processes().device.type == "cuda"
-    bf16 = torch.cuda.is_bf16_supported() if cuda else settings.bf16_on_cpu
+    bf16 = torch.cuda.is_bf16_supported() if cuda else settings.bf16_on_cpu and multiplies_bf16()
     torch.backends.cudnn.benchmark = True  # the samples of a training are of one size
     # Precision is ours to say: accelerate keeps one for the whole process, and stages of a recipe may differ.
     accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=settings.gradient_accumulation)
@@ -263,7 +268,10 @@ def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common, fused=fused)
     if settings.optimizer == "muon":
-        return import_module("timm.optim.muon").Muon(groups, **common)
+        muon = import_module("timm.optim.muon")
+        if not fused:  # it orthogonalises in bfloat16, which few CPUs multiply
+            muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
+        return muon.Muon(groups, **common)
     raise UserError(f"There is no optimizer {settings.optimizer!r}; there are adamw and muon.")
 
 

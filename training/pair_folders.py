@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from gendeg.degradations import get_degradation
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, image_size, open_image
+from runtime.images import SUFFIXES, image_size
 from training.command_line import listing
 from training.json_lines import json_lines
 
@@ -33,7 +31,6 @@ class PairFolders:
     Attributes:
         files: (clean, degraded) of each pair.
         rows: what `metadata.jsonl` says of each pair; nothing where there is none.
-        datasets: the data set of each pair: what its row says, else the name of its folder.
 
     Raises:
         UserError: if a folder holds neither, or pairs that cannot be used; the message lists what is wrong
@@ -48,7 +45,6 @@ class PairFolders:
     ):
         self.files: list[tuple[Path, Path]] = []
         self.rows: list[dict[str, Any]] = []
-        self.datasets: list[str] = []
         faults: list[str] = []
         sizes: dict[Path, tuple[int, int]] = {}  # one clean image may have many degraded ones
         for folder in (Path(folder).expanduser() for folder in folders):
@@ -63,7 +59,6 @@ class PairFolders:
                 else:
                     self.files.append((clean, degraded))
                     self.rows.append(row)
-                    self.datasets.append(str(row.get("dataset") or folder.resolve().name))
             if len(self.files) + len(faults) == before:
                 raise UserError(
                     f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally "
@@ -72,31 +67,18 @@ class PairFolders:
         if faults:
             raise UserError(f"There are pairs that cannot be used. Mend or remove them:{listing(faults)}")
         if scenes != "all":
-            chosen = [held is (scenes == "held_back") for held in is_held_back(self.rows)]
-            self.files, self.rows, self.datasets = (
-                list(compress(of_each, chosen)) for of_each in (self.files, self.rows, self.datasets)
-            )
-
-    def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random pair (clean, degraded), uint8 [3, H, W]."""
-        files = self.files[int(rng.integers(len(self.files)))]
-        return tuple(np.asarray(open_image(file)).transpose(2, 0, 1) for file in files)
+            chosen = [is_held_back(row) is (scenes == "held_back") for row in self.rows]
+            self.files = [pair for pair, taken in zip(self.files, chosen, strict=True) if taken]
+            self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
 
 
-def is_held_back(rows: Sequence[dict[str, Any]]) -> list[bool]:
-    """Which pairs training leaves out: those of a fifth of the scenes of each `dataset`, at most 40 scenes.
+def is_held_back(row: dict[str, Any]) -> bool:
+    """Whether training leaves out a pair: those of every fifth scene of a `dataset`, by the hash of both names.
 
-    Which scenes depends on the names alone. Rows that name no `scene` are never held back.
+    So it does not matter which other pairs are there. Rows that name no `scene` are never held back.
     """
-    scenes: dict[str, set[str]] = {}
-    for row in rows:
-        if "scene" in row:
-            scenes.setdefault(str(row.get("dataset")), set()).add(str(row["scene"]))
-    held = set()
-    for dataset, names in scenes.items():
-        shuffled = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-        held |= {(dataset, scene) for scene in shuffled[: min(len(names) // 5, 40)]}
-    return [(str(row.get("dataset")), str(row.get("scene"))) in held for row in rows]
+    scene = f"{row.get('dataset')}/{row['scene']}" if "scene" in row else ""
+    return bool(scene) and int(hashlib.sha256(scene.encode()).hexdigest(), 16) % 5 == 0
 
 
 def _named_in_metadata(folder: Path, faults: list[str]) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,11 @@ class TrainingPairs(Dataset):
         photos: what is degraded by simulation.
         size: side in pixels.
         degradation: the only one; None: all six.
-        published: pairs of image files whose rows name their `degradation`.
-        published_shares: degradation -> share of its pairs that are published ones, where there are any.
+        sources: pairs of image files, each with degradation -> share of its pairs that come from there, where rows say
+            that they show it, or say of none.
 
     Raises:
-        UserError: for shares of what is no degradation.
+        UserError: for shares of what is no degradation, or of more than all.
     """
 
     def __init__(
@@ -55,21 +55,24 @@ class TrainingPairs(Dataset):
         size: int,
         seed: int = 0,
         degradation: str | None = None,
-        published: PairFolders | None = None,
-        published_shares: Mapping[str, float] | None = None,
+        sources: Sequence[tuple[PairFolders, Mapping[str, float]]] = (),
     ):
         self.photos, self.size, self.seed = photos, size, seed
         names = list(DEGRADATIONS)
         self.turns = range(len(names)) if degradation is None else [names.index(get_degradation(degradation).name)]
         self.prior = IntensityPrior()
         self.degradation = degradation
-        check_shares(published_shares or {})
-        self.published: dict[int, tuple[float, list[tuple[Path, Path]]]] = {}
-        for name, share in (published_shares or {}).items():
-            rows = zip(published.files, published.rows, strict=True) if published else ()
-            files = [pair for pair, row in rows if row.get("degradation") == name]
-            if files and share:
-                self.published[names.index(name)] = (share, files)
+        self.files: dict[int, list[tuple[float, list[tuple[Path, Path]]]]] = {}
+        for folders, shares in sources:
+            check_shares(shares)
+            for name, share in shares.items():
+                rows = zip(folders.files, folders.rows, strict=True)
+                files = [pair for pair, row in rows if row.get("degradation") in (None, name)]
+                if files and share:
+                    self.files.setdefault(names.index(name), []).append((share, files))
+        for number, parts in self.files.items():
+            if sum(share for share, _ in parts) > 1 + 1e-6:
+                raise UserError(f"The shares of {names[number]} add up to more than 1.")
 
     def name(self, count: int) -> str:
         """Tells `count` of these pairs from those of other sizes, degradations or images; for a folder's name.
@@ -77,33 +80,34 @@ class TrainingPairs(Dataset):
         Not from those of another seed: they serve as well, and are shared among recipes.
         """
         parts = [self.size, count, self.degradation, self.photos.name]
-        if self.published:
-            files = json.dumps([(n, share, [str(f) for f in files]) for n, (share, files) in self.published.items()])
-            parts.append(hashlib.sha256(files.encode()).hexdigest()[:8])
+        if self.files:
+            files = [(n, share, [str(f) for f in files]) for n in self.files for share, files in self.files[n]]
+            parts.append(hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8])
         return "-".join(str(part) for part in parts if part)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: values[0] for name, values in _made(default_collate([self.wanted(index)])).items()}
 
     def wanted(self, index: int) -> dict[str, Any]:
-        """What pair i is made of: clean, degradation, the wanted mu and sigma, the seed of all other randomness, and
-        `degraded` and whether the pair is a `published` one, which need no simulation.
+        """What pair i is made of: clean, degradation, the wanted mu and sigma, the seed of all other randomness,
+        `degraded`, and whether it is `found`: that of a pair of image files, which needs no simulation.
         """
         rng = np.random.default_rng((self.seed, index))
         number = self.turns[index % len(self.turns)]
-        share, files = self.published.get(number, (0.0, []))
-        published = bool(rng.random() < share)
-        if published:
-            images = random_crop_of_pair(files[rng.integers(len(files))], self.size, rng)
-        else:
-            images = (self.photos.random_crop(self.size, rng),) * 2
+        images, place = None, rng.random()
+        for share, files in self.files.get(number, []):
+            if 0 <= place < share:
+                images = random_crop_of_pair(files[rng.integers(len(files))], self.size, rng)
+            place -= share
+        found = images is not None
+        images = images or (self.photos.random_crop(self.size, rng),) * 2
         clean, degraded = (torch.from_numpy(image.copy()).permute(2, 0, 1) for image in images)
         uniform = rng.integers(_UNIFORM_EVERY) == 0
         mu, sigma = self.prior.sample(list(DEGRADATIONS)[number], rng, uniform=uniform)[:2]
         return {
             "clean": clean,
             "degraded": degraded,
-            "published": published,
+            "found": found,
             "degradation": number,
             "mu": float(mu),
             "sigma": float(sigma),
@@ -111,14 +115,20 @@ class TrainingPairs(Dataset):
         }
 
 
-def training_pairs(recipe: dict[str, Any], args: Namespace, size: int) -> TrainingPairs:
-    """What a recipe and a training's command line mean by pairs: simulated ones, and those of `--pairs`.
+def training_pairs(
+    recipe: dict[str, Any], args: Namespace, size: int, degradation: str | None = None, defocused_share: float = 0.0
+) -> TrainingPairs:
+    """What a recipe and a training's command line mean by pairs: simulated ones, those of `--pairs` by the recipe's
+    `published_shares`, and those of `--generated` by its `generated_shares`.
 
     Scenes that are held back for evaluation are left out (`training.pair_folders.is_held_back`).
     """
-    published = PairFolders(args.pairs, scenes="training") if args.pairs else None
-    shares = recipe.get("published_shares")
-    return TrainingPairs(Photos(args.photos), size, recipe["seed"], published=published, published_shares=shares)
+    sources = [
+        (PairFolders(folders, scenes="training"), recipe.get(f"{name}_shares") or {})
+        for name, folders in (("published", args.pairs), ("generated", getattr(args, "generated", [])))
+        if folders
+    ]
+    return TrainingPairs(Photos(args.photos, defocused_share), size, recipe["seed"], degradation, sources)
 
 
 def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
@@ -126,7 +136,7 @@ def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -
     clean, degraded = wanted["clean"], wanted["degraded"].clone()
     phrase, (mu, sigma) = torch.empty(len(clean), dtype=torch.uint8), torch.empty(2, len(clean))
     for number, name in enumerate(DEGRADATIONS):
-        places = ((wanted["degradation"] == number) & ~wanted["published"]).nonzero()[:, 0]
+        places = ((wanted["degradation"] == number) & ~wanted["found"]).nonzero()[:, 0]
         if len(places):
             generator = torch.Generator(device).manual_seed(int(wanted["seed"][places[0]]))
             images = clean[places].to(device).float() / 255
@@ -134,7 +144,7 @@ def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -
             degraded[places] = (torch.stack([pair.degraded for pair in made]) * 255).round().to("cpu", torch.uint8)
             phrase[places] = torch.tensor([PHRASES.index(pair.phrase) for pair in made], dtype=torch.uint8)
             mu[places], sigma[places] = torch.tensor([(pair.mu, pair.sigma) for pair in made]).T
-        places = ((wanted["degradation"] == number) & wanted["published"]).nonzero()[:, 0]
+        places = ((wanted["degradation"] == number) & wanted["found"]).nonzero()[:, 0]
         if len(places):
             pair = [images[places].float() / 255 for images in (clean, degraded)]
             mu[places], sigma[places] = intensity(*pair)
@@ -272,27 +282,6 @@ class BalancedSampler:
         return chosen
 
 
-class StoredPairs:
-    """Pairs in arrays, as `stored_pairs` gives them: `clean` and `degraded`, uint8 [N, 3, size, size], `degradation`.
-
-    Args:
-        sets: of arrays; one pair is as likely as another of its degradation, in whichever set it is.
-        shares: see `BalancedSampler`.
-    """
-
-    def __init__(self, sets: list[dict[str, np.ndarray]], shares: Mapping[str, float]):
-        self.sets, self.sampler = sets, BalancedSampler(np.concatenate([s["degradation"] for s in sets]), shares)
-
-    def pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A random pair (clean, degraded), uint8 [3, H, W]."""
-        i = int(self.sampler.draw(1, rng)[0])
-        for arrays in self.sets:
-            if i < len(arrays["degradation"]):
-                break
-            i -= len(arrays["degradation"])
-        return arrays["clean"][i], arrays["degraded"][i]
-
-
 class ConditionDropout:
     """Which conditions a sample loses, so that the model learns to do without them (GenDeg, arXiv 2411.17687).
 
@@ -320,48 +309,52 @@ class ConditionDropout:
 
 
 class Crops(Dataset):
-    """Endless training samples for a restorer; sample i depends on (seed, i) alone.
-
-    Items: degraded, clean (float tensors [3, crop, crop] in [0, 1]), one random crop of both, half of them
-    mirrored.
+    """Endless batches for a restorer; a batch depends on the seed and its first index.
 
     Args:
-        sources: what has `pair(rng)`, each with its share of the samples; images smaller than `crop` are mirrored.
+        arrays: as `stored_pairs` gives them: clean, degraded, uint8 [N, 3, size, size]; degradation.
+        crop: side in pixels, at most `size`.
+        shares: see `BalancedSampler`.
         clean_share: share of samples whose degraded image is the clean one: what is fine must stay. Half of them have
             grain, as photographs on film do, which must not be taken for the noise of low light.
         exposure_share: share of samples that are made darker or brighter, both images alike, by a gamma between a
             half and two: few photographs are dark or pale, and those must not be taken for low light or haze. Contrast
             is left alone: a duller copy with lifted shadows is what haze makes, and who learns to keep it keeps haze.
+
+    Raises:
+        UserError: for crops larger than the pairs.
     """
 
     def __init__(
         self,
-        sources: list[tuple[Any, float]],
+        arrays: Mapping[str, np.ndarray],
         crop: int,
+        shares: Mapping[str, float],
         clean_share: float,
         exposure_share: float,
         seed: int,
     ):
-        self.sources, self.crop, self.seed = [s for s, _ in sources], crop, seed
+        if crop > arrays["clean"].shape[-1]:
+            raise UserError(f"crop: {crop} pixels, but the pairs have {arrays['clean'].shape[-1]} (size).")
+        self.arrays, self.crop, self.seed = arrays, crop, seed
+        self.sampler = BalancedSampler(arrays["degradation"], shares)
         self.clean_share, self.exposure_share = clean_share, exposure_share
-        shares = np.array([share for _, share in sources])
-        self.shares = shares / shares.sum()
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, index))
-        pair = np.stack(self.sources[rng.choice(len(self.sources), p=self.shares)].pair(rng))
-        short = [(0, max(0, self.crop - side)) for side in pair.shape[2:]]
-        pair = np.pad(pair, [(0, 0), (0, 0), *short], mode="symmetric")
-        top, left = (int(rng.integers(side - self.crop + 1)) for side in pair.shape[2:])
-        pair = pair[:, :, top : top + self.crop, left : left + self.crop]
-        if rng.random() < 0.5:
-            pair = pair[..., ::-1]
-        clean, degraded = torch.from_numpy(pair.copy()).float() / 255
-        if rng.random() < self.exposure_share:
-            gamma = 2 ** rng.uniform(-1, 1)
-            clean, degraded = clean**gamma, degraded**gamma
-        if rng.random() < self.clean_share:
-            degraded = clean = with_grain(clean, rng) if rng.random() < 0.5 else clean
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """degraded, clean: float [B, 3, crop, crop] in [0, 1], one random crop of both, half of them mirrored."""
+        rng, count = np.random.default_rng((self.seed, indices[0])), len(indices)
+        chosen, size = self.sampler.draw(count, rng), self.arrays["clean"].shape[-1]
+        rows, columns = rng.integers(size - self.crop + 1, size=(2, count))[..., None] + np.arange(self.crop)
+        columns = np.where(rng.random((count, 1)) < 0.5, columns[:, ::-1], columns)
+        rows, columns = rows[:, None, :, None], columns[:, None, None]
+        places = (chosen[:, None, None, None], np.arange(3)[:, None, None], rows, columns)
+        clean, degraded = (torch.from_numpy(self.arrays[n][places]).float() / 255 for n in ("clean", "degraded"))
+        gamma = np.where(rng.random(count) < self.exposure_share, 2 ** rng.uniform(-1, 1, count), 1)
+        gamma = torch.from_numpy(gamma).float()[:, None, None, None]
+        clean, degraded = clean**gamma, degraded**gamma
+        for i in np.flatnonzero(rng.random(count) < self.clean_share):
+            clean[i] = with_grain(clean[i], rng) if rng.random() < 0.5 else clean[i]
+            degraded[i] = clean[i]
         return {"degraded": degraded, "clean": clean}
 
 

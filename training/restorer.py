@@ -1,19 +1,18 @@
 """Trains a restorer: python -m training.restorer training/recipes/restorer-nafnet.yaml --photos DIR [--pairs DIR ...]
 
-One network for all degradations, from degraded crops to clean ones. Pairs are simulated from clean photographs, read
-from folders (`training.create_dataset` makes them), or both. Training runs in stages of growing crops.
+One network for all degradations, from degraded crops to clean ones. Pairs are simulated from clean photographs,
+published (--pairs) or made by a generator (--generated; `training.create_dataset` makes them), by shares that the
+recipe gives for each degradation. Training runs in stages of growing crops.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,9 +23,7 @@ from restorers.registry import load_restorer
 from runtime.errors import UserError
 from training.command_line import FIRST_STAGE, PAIRS, command_line, read_recipe, stage_minutes, stages_to_train
 from training.loop import LoopSettings, train, unless_a_later_stage_began
-from training.pair_folders import PairFolders
-from training.pairs import Crops, StoredPairs, TrainingPairs, check_shares, stored_pairs
-from training.photos import Photos
+from training.pairs import Crops, check_shares, stored_pairs, training_pairs
 
 _PSNR_FLOOR = 1e-4  # mean squared error, 40 dB: a sample that is better does not count more
 
@@ -70,10 +67,9 @@ class RestorationLoss:
 @command_line
 def main() -> None:
     initial = {"help": "restorer to start from instead of random weights: bundled name, file or folder"}
-    recipe, args = read_recipe(__doc__, {**PAIRS, "--initial": initial, **FIRST_STAGE})
+    generated = PAIRS["--pairs"] | {"help": "folder of pairs by a generator, may be given several times"}
+    recipe, args = read_recipe(__doc__, {**PAIRS, "--generated": generated, "--initial": initial, **FIRST_STAGE})
     _check(recipe)
-    real = PairFolders(args.pairs, scenes="training") if args.pairs else None
-    simulated_share = recipe["simulated_share"] if real else 1.0
     torch.manual_seed(recipe["seed"])
     settings = dict(recipe["model"])
     model = NETWORKS[settings.pop("architecture")](**settings)
@@ -93,14 +89,11 @@ def main() -> None:
         parameters=parameters,
     )
     for number, stage in stages_to_train(recipe, args):
-        began, sources = time.monotonic(), []
-        if simulated_share > 0:
-            sets = [_simulated(recipe, stage, args, None, stage["pairs"])]
-            sets += [_simulated(recipe, stage, args, *more) for more in stage.get("more_pairs", {}).items()]
-            sources.append((StoredPairs(sets, recipe["shares"]), simulated_share))
-        if real:
-            sources.append((real, 1 - simulated_share))
-        data = Crops(sources, stage["crop"], recipe["clean_share"], recipe["exposure_share"], recipe["seed"] + number)
+        began = time.monotonic()
+        pairs = training_pairs(recipe, args, stage["size"], defocused_share=stage.get("defocused_share", 0.0))
+        arrays = stored_pairs(pairs, stage["pairs"], args.output.parent, recipe["workers"])
+        shares, seed = recipe["shares"], recipe["seed"] + number
+        data = Crops(arrays, stage["crop"], shares, recipe["clean_share"], recipe["exposure_share"], seed)
         loss = RestorationLoss(stage["loss"])
         folder = args.output / f"stage-{number}"
         minutes = stage_minutes(recipe, stage, args)
@@ -111,7 +104,7 @@ def main() -> None:
 
 def _check(recipe: dict[str, Any]) -> None:
     """Find what is wrong with a recipe now, not after the stages before it have been trained."""
-    parts = ("seed", "workers", "model", "clean_share", "exposure_share", "simulated_share", "shares", "stages")
+    parts = ("seed", "workers", "model", "clean_share", "exposure_share", "shares", "stages")
     missing = [part for part in parts if part not in recipe]
     if missing:
         raise UserError(f"This is no recipe for a restorer: it lacks {', '.join(missing)}.")
@@ -122,15 +115,6 @@ def _check(recipe: dict[str, Any]) -> None:
     for stage in recipe["stages"]:
         if stage.get("loss") not in LOSSES:
             raise UserError(f"There is no loss {stage.get('loss')!r}; there are {', '.join(LOSSES)}.")
-
-
-def _simulated(
-    recipe: dict[str, Any], stage: dict[str, Any], args: Namespace, degradation: str | None, count: int
-) -> dict[str, np.ndarray]:
-    """A stage's simulated pairs of all degradations, or of one; kept beside the output for other recipes."""
-    photos = Photos(args.photos, stage.get("defocused_share", 0.0))
-    pairs = TrainingPairs(photos, stage["size"], recipe["seed"], degradation)
-    return stored_pairs(pairs, count, args.output.parent, recipe["workers"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from runtime.errors import UserError
+from runtime.images import open_image
 from training.pair_folders import PairFolders
 
 
@@ -40,10 +41,10 @@ def test_pairs_of_a_folder_belong_together(folder):
     source = PairFolders([folder])
     assert len(source.files) == 3
     seen = set()
-    for seed in range(20):
-        clean, degraded = source.pair(np.random.default_rng(seed))
-        number = next(i for i in range(3) if np.array_equal(clean.transpose(1, 2, 0), _image(i)))
-        assert np.array_equal(degraded.transpose(1, 2, 0), _image(10 + number))
+    for files in source.files:
+        clean, degraded = (np.asarray(open_image(file)) for file in files)
+        number = next(i for i in range(3) if np.array_equal(clean, _image(i)))
+        assert np.array_equal(degraded, _image(10 + number))
         seen.add(number)
     assert seen == {0, 1, 2}
 
@@ -141,19 +142,22 @@ def test_images_are_compared_upright_and_by_their_headers_alone(tmp_path):
 
 
 def test_scenes_are_either_learned_from_or_held_back(tmp_path):
-    rows = [{"dataset": d, "scene": str(n)} for d, count in (("small", 11), ("large", 300)) for n in range(count)]
-    for i, row in enumerate(rows * 2):
-        name = f"{i % len(rows)}.png"
-        if i < len(rows):
-            _write(tmp_path / "clean" / name, 0)
-        with (tmp_path / "metadata.jsonl").open("a") as file:
-            file.write(json.dumps(row | {"file_name": f"clean/{name}", "clean_file_name": f"clean/{name}"}) + "\n")
-    learned, held = (PairFolders([tmp_path], scenes=which) for which in ("training", "held_back"))
-    assert len(learned.files) + len(held.files) == len(rows) * 2 and len(held.files) == len(held.rows)
-    scenes = [{(row["dataset"], row["scene"]) for row in source.rows} for source in (learned, held)]
-    assert not scenes[0] & scenes[1], "a scene of which two pairs are known is on one side"
-    assert sorted(dataset for dataset, _ in scenes[1]) == ["large"] * 40 + ["small"] * 2
-    assert {row["scene"] for row in held.rows} != {str(n) for n in range(40)}, "not the first ones"
+    rows = [{"dataset": d, "scene": str(n)} for d, count in (("small", 20), ("large", 100)) for n in range(count)]
+    for part, kept in (("all", rows), ("some", rows[::3])):
+        for i, row in enumerate([*kept, *kept]):
+            _write(tmp_path / part / f"{i}.png", 0)
+            with (tmp_path / part / "metadata.jsonl").open("a") as file:
+                file.write(json.dumps(row | {"file_name": f"{i}.png", "clean_file_name": f"{i}.png"}) + "\n")
+    scenes = {
+        (part, which): {(r["dataset"], r["scene"]) for r in PairFolders([tmp_path / part], scenes=which).rows}
+        for part in ("all", "some")
+        for which in ("training", "held_back")
+    }
+    learned, held = scenes["all", "training"], scenes["all", "held_back"]
+    assert not learned & held and len(learned) + len(held) == len(rows)
+    assert 0.1 < len(held) / len(rows) < 0.3
+    assert scenes["some", "held_back"] <= held, "a part of the pairs holds back the same scenes"
+    assert scenes["some", "training"] <= learned
 
 
 def test_pairs_that_name_no_scene_are_learned_from(folder):

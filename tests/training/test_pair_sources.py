@@ -6,79 +6,64 @@ import numpy as np
 import pytest
 import torch
 
-from training.pairs import BalancedSampler, Crops, StoredPairs
+from training.pairs import BalancedSampler, Crops
 
 
 def _stored(count=8, size=32):
     """Pairs whose degraded image is the clean one, inverted; every pixel's value tells where it was."""
     clean = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-    return StoredPairs([{"clean": clean, "degraded": 255 - clean, "degradation": np.arange(count) % 6}], {})
+    return {"clean": clean, "degraded": 255 - clean, "degradation": np.arange(count) % 6}
 
 
-def test_sets_of_stored_pairs_are_drawn_from_as_one():
-    def one_set(values):
-        images = np.array(values, np.uint8).reshape(-1, 1, 1, 1).repeat(3, 1)
-        return {"clean": images, "degraded": images + 100, "degradation": np.array(values) // 10}
-
-    pairs, rng = StoredPairs([one_set([0, 10, 11]), one_set([12, 13])], {"rain": 3.0}), np.random.default_rng(0)
-    drawn = []
-    for _ in range(2000):
-        clean, degraded = pairs.pair(rng)
-        assert int(degraded[0, 0, 0]) == int(clean[0, 0, 0]) + 100
-        drawn.append(int(clean[0, 0, 0]))
-    shares = np.bincount(drawn, minlength=14)[[0, 10, 11, 12, 13]] / 2000
-    assert shares == pytest.approx([1 / 4] + [3 / 16] * 4, abs=0.04)
+def _grey(size, clean=128, degraded=64):
+    grey = np.ones((1, 3, size, size), np.uint8)
+    return {"clean": grey * clean, "degraded": grey * degraded, "degradation": np.zeros(1)}
 
 
-@pytest.mark.parametrize("crop", [16, 32, 48])
+@pytest.mark.parametrize("crop", [16, 32])
 def test_crops_are_taken_alike_from_both_images(crop):
-    data = Crops([(_stored(), 1.0)], crop, clean_share=0.0, exposure_share=0.0, seed=0)
-    for index in range(20):
-        sample = data[index]
-        assert sample["clean"].shape == sample["degraded"].shape == (3, crop, crop)
-        torch.testing.assert_close(sample["degraded"], 1 - sample["clean"])
+    stored = _stored()
+    batch = Crops(stored, crop, {}, clean_share=0.0, exposure_share=0.0, seed=0).__getitems__(range(20))
+    assert batch["clean"].shape == batch["degraded"].shape == (20, 3, crop, crop)
+    torch.testing.assert_close(batch["degraded"], 1 - batch["clean"])
+    mirrored = 0
+    for sample in (batch["clean"] * 255).round().byte().numpy():
+        windows = np.lib.stride_tricks.sliding_window_view(stored["clean"], (crop, crop), (2, 3))
+        plain, turned = ((windows == side[:, None, None]).all((1, 4, 5)).any() for side in (sample, sample[..., ::-1]))
+        assert plain != turned, "a window of one of the images, as it is or mirrored"
+        mirrored += turned
+    assert 3 < mirrored < 17
 
 
-def test_samples_depend_on_seed_and_index_alone():
-    one, same, other = (Crops([(_stored(), 1.0)], 16, 0.3, 0.3, seed) for seed in (0, 0, 1))
-    for index in (5, 0, 3):
-        assert torch.equal(one[index]["clean"], same[index]["clean"])
-        assert torch.equal(one[index]["degraded"], same[index]["degraded"])
-    assert any(not torch.equal(one[i]["clean"], other[i]["clean"]) for i in range(5))
+def test_batches_depend_on_seed_and_index_alone():
+    one, same, other = (Crops(_stored(), 16, {}, 0.3, 0.3, seed) for seed in (0, 0, 1))
+    for start in (12, 0):
+        batches = [data.__getitems__(range(start, start + 4)) for data in (one, same, other)]
+        for name in ("clean", "degraded"):
+            assert torch.equal(batches[0][name], batches[1][name])
+            assert not torch.equal(batches[0][name], batches[2][name])
 
 
-def test_shares_of_sources_and_of_clean_samples():
-    grey = np.full((1, 3, 16, 16), 128, np.uint8)
-    dark, bright = (
-        StoredPairs([{"clean": np.full_like(grey, v), "degraded": grey, "degradation": np.zeros(1)}], {})
-        for v in (0, 255)
-    )
-    data = Crops([(dark, 1.0), (bright, 3.0)], 16, clean_share=0.25, exposure_share=0.0, seed=0)
-    samples = [data[i] for i in range(800)]
-    assert np.mean([float(s["clean"].mean()) for s in samples]) == pytest.approx(0.75, abs=0.06)
-    unchanged = np.mean([torch.equal(s["clean"], s["degraded"]) for s in samples])
-    assert unchanged == pytest.approx(0.25, abs=0.06)
+def test_crops_larger_than_the_pairs_are_refused():
+    with pytest.raises(ValueError, match="crop: 48 pixels, but the pairs have 32"):
+        Crops(_stored(), 48, {}, 0.0, 0.0, 0)
 
 
 def test_half_of_the_clean_samples_have_grain():
-    grey = np.full((1, 3, 64, 64), 128, np.uint8)
-    pairs = StoredPairs([{"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}], {})
-    data = Crops([(pairs, 1.0)], 64, clean_share=1.0, exposure_share=0.0, seed=0)
-    samples = [data[i] for i in range(200)]
-    deviations = torch.stack([sample["clean"].std() for sample in samples])
-    grainy = deviations > 0
-    assert grainy.float().mean() == pytest.approx(0.5, abs=0.1)
+    batch = Crops(_grey(64), 64, {}, clean_share=0.5, exposure_share=0.0, seed=0).__getitems__(range(300))
+    same = (batch["clean"] == batch["degraded"]).flatten(1).all(1)
+    assert same.float().mean() == pytest.approx(0.5, abs=0.1), "what is fine must stay, its grain too"
+    deviations = batch["clean"][same].flatten(1).std(1)
+    grainy = deviations > 1e-6
+    assert grainy.float().mean() == pytest.approx(0.5, abs=0.12)
     assert 0.002 < deviations[grainy].min() and deviations.max() < 0.045
-    for sample in samples:
-        assert torch.equal(sample["clean"], sample["degraded"]), "what is fine must stay, its grain too"
-        assert float(sample["clean"].mean()) == pytest.approx(128 / 255, abs=0.01)
+    assert (batch["clean"].mean((1, 2, 3)) - 128 / 255).abs().max() < 0.01
+    assert float(batch["clean"][~same].flatten(1).std(1).max()) < 1e-6
 
 
 def test_some_samples_are_darker_or_brighter_both_images_alike():
-    grey = np.full((1, 3, 16, 16), 128, np.uint8)
-    pairs = StoredPairs([{"clean": grey, "degraded": grey // 2, "degradation": np.zeros(1)}], {})
-    data = Crops([(pairs, 1.0)], 16, clean_share=0.0, exposure_share=0.4, seed=0)
-    clean, degraded = (torch.stack([data[i][name][0, 0, 0] for i in range(600)]) for name in ("clean", "degraded"))
+    batch = Crops(_grey(16), 16, {}, clean_share=0.0, exposure_share=0.4, seed=0).__getitems__(range(600))
+    clean, degraded = (batch[name][:, 0, 0, 0] for name in ("clean", "degraded"))
     gamma = clean.log() / np.log(128 / 255)
     torch.testing.assert_close(degraded, (64 / 255) ** gamma)
     assert ((gamma - 1).abs() > 1e-3).float().mean() == pytest.approx(0.4, abs=0.06)

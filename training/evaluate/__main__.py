@@ -130,8 +130,7 @@ def _published(restorers: list[Restorer], args: argparse.Namespace) -> None:
     """Print a table per data set, write them; at last say what could not be measured."""
     faults: list[str] = []
     lpips = load_lpips()
-    pairs = PairFolders(args.pairs)
-    result = evaluate_published(restorers, pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
+    result = evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
     for dataset, table in result.items():
         print(f"\n### {dataset}\n\n{markdown(table)}")
     if not lpips:

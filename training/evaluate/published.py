@@ -24,16 +24,17 @@ Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 def evaluate_published(
     restorers: list[Restorer],
-    pairs: PairFolders,
+    folders: Sequence[Path],
     faults: list[str],
     all_scenes: bool = False,
     limit: int | None = None,
     with_luma: bool = False,
     lpips: Distance | None = None,
-) -> dict[str, dict[str, dict[str, float | None]]]:
+) -> dict[str, dict[str, dict[str, float]]]:
     """Restore the degraded images at their own size, as users do, and compare with the clean ones.
 
     Args:
+        folders: see `PairFolders`. A data set is what its rows call `dataset`, or a folder where they do not.
         faults: gets a sentence for each pair that cannot be read, data set without a pair to measure, and restorer that
             fails, which is then missing from the table.
         all_scenes: measures all pairs; else of the rows that name a scene only those that training leaves out.
@@ -44,13 +45,17 @@ def evaluate_published(
     Returns:
         A table per data set. Rows: the degraded images as they are, every restorer. Columns: number of pairs, and means
         of PSNR (dB) and SSIM of RGB, of `psnr_y` and `ssim_y`, of `lpips`.
+
+    Raises:
+        UserError: see `PairFolders`.
     """
-    chosen: dict[str, list[tuple[Path, Path]]] = {dataset: [] for dataset in pairs.datasets}
-    for dataset, files, row, held in zip(
-        pairs.datasets, pairs.files, pairs.rows, is_held_back(pairs.rows), strict=True
-    ):
-        if all_scenes or held or "scene" not in row:
-            chosen[dataset].append(files)
+    chosen: dict[str, list[tuple[Path, Path]]] = {}
+    for folder in folders:
+        pairs = PairFolders([folder])
+        for files, row in zip(pairs.files, pairs.rows, strict=True):
+            members = chosen.setdefault(str(row.get("dataset") or folder.resolve().name), [])
+            if all_scenes or is_held_back(row) or "scene" not in row:
+                members.append(files)
     measure = partial(_measures, with_luma=with_luma, lpips=lpips)
     tables = {}
     for dataset, files in chosen.items():
@@ -91,19 +96,17 @@ def _table(
     dataset: str,
     faults: list[str],
     measure: Callable[[torch.Tensor, torch.Tensor], dict[str, float]],
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, dict[str, float]]:
     """Empty if none of the pairs can be read."""
     rows: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"as it is": lambda image: image}
     rows |= {restorer.name: restorer for restorer in restorers}
     measured: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
-    count = 0
     for clean_file, degraded_file in tqdm(files, desc=dataset, unit="pair"):
         try:
             clean, degraded = _pixels(clean_file), _pixels(degraded_file)
         except UserError as error:
             faults.append(f"{dataset}: {error}")
             continue
-        count += 1
         for row in [*measured]:
             try:
                 measured[row].append(measure(rows[row](degraded), clean))
@@ -112,9 +115,9 @@ def _table(
                 faults.append(f"{dataset}: {row} fails with {degraded_file.name}: {why}")
                 del measured[row]
     return {
-        row: {"pairs": count} | {column: fmean(v[column] for v in measured[row]) for column in measured[row][0]}
-        for row in rows
-        if row in measured and count
+        row: {"pairs": len(values)} | {column: fmean(value[column] for value in values) for column in values[0]}
+        for row, values in measured.items()
+        if values
     }
 
 

@@ -24,7 +24,7 @@ def fit_bridge(
     """
     some = slice(0, 4000)
     residual = latents["degraded"][some].float() - latents["clean"][some].float()
-    rho = residual.square().mean((0, 2, 3)).sqrt()
+    rho = residual.square().mean((0, 2, 3)).sqrt().cpu()
     energy = channel_energy(codec, rho)
     low, high = noise_scale
     position = ((energy / energy.median()).log() / (energy.max() / energy.median()).log()).clamp(0, 1)

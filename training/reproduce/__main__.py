@@ -76,7 +76,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
             needs=[degrader],
         ),
         *[
-            training(name, "restorer", f"restorer-{name}", "restorer", datasets, *_each("--pairs", datasets))
+            training(name, "restorer", f"restorer-{name}", "restorer", datasets, *_each("--generated", datasets))
             for name in RESTORERS
         ],
         Stage(
