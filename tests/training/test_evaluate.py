@@ -198,7 +198,7 @@ def test_published_pairs_are_measured_as_papers_do(
         assert table["same"]["psnr_y"] == pytest.approx(20 * np.log10(255 / 10 * 255 / 219), abs=1e-3)
         assert 0.9 < table["same"]["ssim"] < 1 and 0.9 < table["same"]["ssim_y"] < 1
     printed = capsys.readouterr().out
-    assert "### indoor" in printed and "| same | 2 | 28.131 |" in printed and "LPIPS: not available" in printed
+    assert "### indoor" in printed and "| same | 4 | 28.131 |" in printed and "LPIPS: not available" in printed
     code, tables = _published(monkeypatch, published, *folders, "--all-scenes", "--restorers", published / "same")
     assert [tables[name]["same"]["pairs"] for name in tables] == [10, 3] and "psnr_y" not in tables["lit"]["same"]
     code, tables = _published(monkeypatch, published, *folders, "--limit", 1, "--restorers", published / "same")
