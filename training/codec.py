@@ -58,7 +58,7 @@ def save(codec: PatchCodec, folder: Path) -> None:
 def main() -> None:
     recipe, args = read_recipe(__doc__, PAIRS)
     began = time.monotonic()
-    settings = LoopSettings(**recipe["loop"], minutes=args.minutes)
+    settings = LoopSettings.of(recipe["loop"], args.minutes)
     pairs = training_pairs(recipe, args, recipe["pairs"]["size"])
     arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["workers"])
     codec = PatchCodec(**recipe["model"])

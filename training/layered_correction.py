@@ -135,6 +135,7 @@ class LayeredLoss:
     ):
         self.paired_weight, self.matching_weight = paired_weight, matching_weight
         self.opinion_weight, self.intensity_weight = opinion_weight, intensity_weight
+        self.asks_discriminator = bool(opinion_weight or matching_weight)
 
     def __call__(
         self, model: nn.Module, batch: dict[str, torch.Tensor]
@@ -156,7 +157,7 @@ class LayeredLoss:
             easy = weight >= 0.7
             gain = (10 * (before / after).log10() * easy).sum() / easy.sum().clamp(min=1)
         numbers = {"gain_of_the_easy_30_percent": gain, "off": off.mean(), "moved": moved.mean()}
-        if not self.opinion_weight and not self.matching_weight:
+        if not self.asks_discriminator:
             return loss, numbers
         discriminator, told = model.discriminator, (clean, batch["degradation"], batch["mu"] + batch["sigma"])
         discriminator.requires_grad_(False)

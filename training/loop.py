@@ -1,8 +1,7 @@
 """The one training loop: accelerate, EMA, warm-up and cosine decay, checkpoints, resume, progress bar, CSV log.
 
 A training script states its model, its data and its loss; everything else happens here. Under `accelerate launch` the
-same command trains on several devices or machines, which must see the same folders; how many makes no difference to
-the samples that a step takes, so a run may go on with another number.
+same command trains on several devices or machines, which must see the same folders; a run may go on with other ones.
 """
 
 from __future__ import annotations
@@ -72,6 +71,11 @@ class LoopSettings:
     bf16_on_cpu: bool = False
     seed: int = 0
 
+    @classmethod
+    def of(cls, loop: dict[str, Any], minutes: float | None) -> LoopSettings:
+        """What a recipe's `loop` says, with the `minutes` of the command line if it gives any."""
+        return cls(**loop | ({} if minutes is None else {"minutes": minutes}))
+
 
 def multiplies_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 (AVX-512 BF16, AMX); others are many times as slow in it."""
@@ -101,8 +105,10 @@ class Progress:
 
     def seconds(self) -> float:
         """Wall-clock time of this run and those before; the same in all processes."""
-        seconds = torch.tensor(self.earlier + time.monotonic() - self.began, device=processes().device)
-        return float(broadcast(seconds)) if processes().num_processes > 1 else float(seconds)
+        seconds = self.earlier + time.monotonic() - self.began
+        if processes().num_processes == 1:
+            return seconds
+        return float(broadcast(torch.tensor(seconds, device=processes().device)))
 
     def done(self) -> float:
         """Share of the training that is behind it, from 0 to 1."""
@@ -114,7 +120,7 @@ class Progress:
         return {"step": self.step, "seconds": self.seconds()}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.step, self.earlier = state["step"], state["seconds"]
+        self.step, self.earlier = state["step"], state.get("seconds", 0.0)
 
 
 def batched(samples: list[Any] | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -259,6 +265,8 @@ def train(
             if validate and progress.step % settings.validate_every == 0:
                 with_averaged_weights(partial(validate, progress.step))
     bar.close()
+    if timed and not progress.step:
+        raise UserError(f"{settings.minutes:.1f} minutes are over before {output.name} could begin: give it more.")
     checkpoint()
     ema.copy_to(model.parameters())
 
@@ -269,8 +277,9 @@ def _optimizer(groups: list[dict[str, Any]], settings: LoopSettings, fused: bool
         return torch.optim.AdamW(groups, **common, fused=fused)
     if settings.optimizer == "muon":
         muon = import_module("timm.optim.muon")
-        if not fused:  # it orthogonalises in bfloat16, which few CPUs multiply
-            muon.zeropower_via_newtonschulz = partial(muon.zeropower_via_newtonschulz, dtype=torch.float32)
+        orthogonalise = muon.zeropower_via_newtonschulz  # in bfloat16, unless told otherwise
+        if not (fused or multiplies_bf16() or isinstance(orthogonalise, partial)):
+            muon.zeropower_via_newtonschulz = partial(orthogonalise, dtype=torch.float32)
         return muon.Muon(groups, **common)
     raise UserError(f"There is no optimizer {settings.optimizer!r}; there are adamw and muon.")
 

@@ -7,6 +7,7 @@ import json
 import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,12 @@ class TrainingPairs(Dataset):
         photos: what is degraded by simulation.
         size: side in pixels.
         degradation: the only one; None: all six.
-        sources: pairs of image files, each with degradation -> share of its pairs that come from there, where rows say
-            that they show it, or say of none.
+        sources: pairs of image files, each with degradation -> share of its pairs that come from there; which pairs show
+            it, their rows say.
+        unnamed: whether pairs whose rows name no degradation serve as any; not for a network that is told what it is.
 
     Raises:
-        UserError: for shares of what is no degradation, or of more than all.
+        UserError: for shares of what is no degradation, or of more than all, and for pairs none of which serves.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class TrainingPairs(Dataset):
         seed: int = 0,
         degradation: str | None = None,
         sources: Sequence[tuple[PairFolders, Mapping[str, float]]] = (),
+        unnamed: bool = False,
     ):
         self.photos, self.size, self.seed = photos, size, seed
         names = list(DEGRADATIONS)
@@ -65,9 +68,15 @@ class TrainingPairs(Dataset):
         self.files: dict[int, list[tuple[float, list[tuple[Path, Path]]]]] = {}
         for folders, shares in sources:
             check_shares(shares)
+            shown = [row.get("degradation") and get_degradation(row["degradation"]).name for row in folders.rows]
+            serve = {name if unnamed and not shown_here else shown_here for name in shares for shown_here in shown}
+            if not serve & {name for name, share in shares.items() if share}:
+                raise UserError(
+                    "None of the pairs shows a degradation of which the recipe draws any from such folders."
+                )
             for name, share in shares.items():
-                rows = zip(folders.files, folders.rows, strict=True)
-                files = [pair for pair, row in rows if row.get("degradation") in (None, name)]
+                pairs = zip(folders.files, shown, strict=True)
+                files = [pair for pair, known in pairs if known == name or (unnamed and not known)]
                 if files and share:
                     self.files.setdefault(names.index(name), []).append((share, files))
         for number, parts in self.files.items():
@@ -83,7 +92,7 @@ class TrainingPairs(Dataset):
         if self.files:
             files = [(n, share, [str(f) for f in files]) for n in self.files for share, files in self.files[n]]
             parts.append(hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8])
-        return "-".join(str(part) for part in parts if part)
+        return "-".join(str(part) for part in [*parts, _simulators_version()] if part)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {name: values[0] for name, values in _made(default_collate([self.wanted(index)])).items()}
@@ -115,8 +124,15 @@ class TrainingPairs(Dataset):
         }
 
 
+@cache
+def _simulators_version() -> str:
+    """Changes with the code of the simulators."""
+    files = sorted((Path(__file__).parent / "simulators").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+
+
 def training_pairs(
-    recipe: dict[str, Any], args: Namespace, size: int, degradation: str | None = None, defocused_share: float = 0.0
+    recipe: dict[str, Any], args: Namespace, size: int, defocused_share: float = 0.0, unnamed: bool = False
 ) -> TrainingPairs:
     """What a recipe and a training's command line mean by pairs: simulated ones, those of `--pairs` by the recipe's
     `published_shares`, and those of `--generated` by its `generated_shares`.
@@ -128,7 +144,8 @@ def training_pairs(
         for name, folders in (("published", args.pairs), ("generated", getattr(args, "generated", [])))
         if folders
     ]
-    return TrainingPairs(Photos(args.photos, defocused_share), size, recipe["seed"], degradation, sources)
+    photos = Photos(args.photos, defocused_share)
+    return TrainingPairs(photos, size, recipe["seed"], sources=sources, unnamed=unnamed)
 
 
 def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:

@@ -90,7 +90,9 @@ def main() -> None:
     )
     for number, stage in stages_to_train(recipe, args):
         began = time.monotonic()
-        pairs = training_pairs(recipe, args, stage["size"], defocused_share=stage.get("defocused_share", 0.0))
+        pairs = training_pairs(
+            recipe, args, stage["size"], defocused_share=stage.get("defocused_share", 0.0), unnamed=True
+        )
         arrays = stored_pairs(pairs, stage["pairs"], args.output.parent, recipe["workers"])
         shares, seed = recipe["shares"], recipe["seed"] + number
         data = Crops(arrays, stage["crop"], shares, recipe["clean_share"], recipe["exposure_share"], seed)
@@ -98,7 +100,7 @@ def main() -> None:
         folder = args.output / f"stage-{number}"
         minutes = stage_minutes(recipe, stage, args)
         save_stage = unless_a_later_stage_began(save, args.output, number)
-        settings = LoopSettings(**stage["loop"], minutes=minutes)
+        settings = LoopSettings.of(stage["loop"], minutes)
         train(model, loss, data, settings, folder, save_stage, began=began)
 
 

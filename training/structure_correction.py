@@ -87,7 +87,7 @@ def main() -> None:
     model = {"default": "compact", "help": "bundled name, folder or Hub repository"}
     recipe, args = read_recipe(__doc__, {"--model": model, **PAIRS})
     began: float | None = time.monotonic()
-    pipeline = load_pipeline(args.model, dtype=torch.float32)
+    pipeline = load_pipeline(args.model, dtype=torch.float32, device=processes().device)
     sizes = dict(recipe["model"])
     if sizes.pop("form") == "layered":
         kind, prepare = LayeredCorrection, prepare_layered
@@ -109,11 +109,11 @@ def main() -> None:
         except RuntimeError:
             print("The model's own structure correction is of another form or size: training starts anew.")
     print(f"structure correction: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters")
-    model, data = prepare(pipeline, arrays, module, recipe, args.output)
+    model, data = prepare(pipeline, arrays, module, recipe, args.output, pairs.name(recipe["pairs"]["count"]))
     save = partial(save_pipeline, pipeline=pipeline, folder=args.output / "pipeline")
     for number, stage in enumerate(recipe["stages"], 1):
         loss, groups = losses(pipeline, model, stage)
-        loop = LoopSettings(**stage["loop"], minutes=stage_minutes(recipe, stage, args))
+        loop = LoopSettings.of(stage["loop"], stage_minutes(recipe, stage, args))
         save_stage = unless_a_later_stage_began(save, args.output, number)
         train(model, loss, data, loop, args.output / f"stage-{number}", save_stage, groups, began=began)
         began = None  # the preparation was the first stage's
@@ -125,6 +125,7 @@ def prepare_residual(
     module: StructureCorrection,
     recipe: dict[str, Any],
     output: Path,
+    name: str,
 ) -> tuple[nn.Module, Dataset]:
     """The paper's form learns from one-step predictions made on the way."""
     return module, Samples(arrays, recipe["shares"], recipe["seed"])
@@ -136,10 +137,11 @@ def prepare_layered(
     module: LayeredCorrection,
     recipe: dict[str, Any],
     output: Path,
+    name: str,
 ) -> tuple[nn.Module, Dataset]:
-    """The layered form learns from pictures generated once, with a discriminator beside it."""
-    arrays = {name: values[: recipe["generated"]] for name, values in arrays.items()}
-    generated = generate_pairs(pipeline, arrays, output / "generated.pt", recipe["seed"])
+    """The layered form learns from pictures generated once of the pairs called `name`; a discriminator is with it."""
+    arrays = {field: values[: recipe["generated"]] for field, values in arrays.items()}
+    generated = generate_pairs(pipeline, arrays, output / f"generated-{name}.pt", recipe["seed"])
     known = ("clean", "degraded", "degradation", "mu", "sigma")
     pairs = {name: torch.from_numpy(np.array(arrays[name])) for name in known}
     pairs = {name: values.to(processes().device) for name, values in (pairs | generated).items()}
@@ -154,7 +156,9 @@ def losses(
         return CorrectionLoss(pipeline), None
     loss = dict(stage["loss"])
     groups = model.parameter_groups(loss.pop("discriminator_scale", 1.0))
-    return LayeredLoss(**loss), groups
+    loss = LayeredLoss(**loss)
+    model.discriminator.requires_grad_(loss.asks_discriminator)  # several processes wait for all that learns
+    return loss, groups
 
 
 def save_pipeline(module: nn.Module, pipeline: GenDegPipeline, folder: Path) -> None:

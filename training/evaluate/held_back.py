@@ -31,7 +31,7 @@ def evaluate_held_back(
     Raises:
         UserError: if none of the pairs says which degradation it shows.
     """
-    by_scene = {(row.get("dataset"), row.get("scene")): i for i, row in enumerate(pairs.rows) if "degradation" in row}
+    by_scene = {(row.get("dataset"), row.get("scene")): i for i, row in enumerate(pairs.rows) if row.get("degradation")}
     chosen: dict[str, list[int]] = {}
     for (dataset, _), i in sorted(by_scene.items(), key=lambda item: item[1]):
         chosen.setdefault(str(dataset), []).append(i)
@@ -39,7 +39,7 @@ def evaluate_held_back(
         raise UserError("These pairs do not say which degradation they show, or none of their scenes is held back.")
     table = {}
     for dataset, members in chosen.items():
-        gains = []
+        reached = []
         for i in tqdm(members[:limit], desc=dataset):
             squares = np.stack([centre_square(file, SIZE) for file in pairs.files[i]])
             clean, degraded = (torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).split(1)
@@ -47,10 +47,11 @@ def evaluate_held_back(
             mu, sigma = (float(v) for v in intensity(clean, degraded))
             generator = torch.Generator().manual_seed(seed + i)
             output = pipeline(
-                clean, degradation, mu=mu, sigma=sigma, generator=generator, output_size="working", output_type="pt"
-            )
+                clean, degradation, mu=mu, sigma=sigma, generator=generator,
+                resolution=SIZE, output_size="working", output_type="pt",
+            )  # fmt: skip
             simulated = simulate(clean[0], degradation, mu, sigma, torch.Generator().manual_seed(seed + i)).degraded
-            gains.append([float(psnr(image, degraded)) for image in (output.images, simulated[None])])
-        generated, simulated = np.mean(gains, axis=0)
-        table[dataset] = {"pairs": len(gains), "psnr_generated": float(generated), "psnr_simulated": float(simulated)}
+            reached.append([float(psnr(image, degraded)) for image in (output.images.cpu(), simulated[None])])
+        generated, simulated = np.mean(reached, axis=0)
+        table[dataset] = {"pairs": len(reached), "psnr_generated": float(generated), "psnr_simulated": float(simulated)}
     return table

@@ -34,9 +34,9 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             part = slice(chunk, chunk + 8)
             seeds = [seed + i for i in range(*part.indices(len(photos)))]
             generators = [torch.Generator().manual_seed(s) for s in seeds]
-            clean, true = photos[part], pairs.degraded[part]
+            clean, true = (images[part].to(pipeline.device) for images in (photos, pairs.degraded))
             conditions = pairs.phrases[part], pairs.mu[part], pairs.sigma[part]
-            predicted = one_step(pipeline, clean, true, *conditions, ease[part], seeds)[0]
+            predicted = one_step(pipeline, clean, true, *conditions, ease[part].to(clean), seeds)[0]
             corrected = pipeline.correct(clean, predicted, name, generators)
             output = pipeline(
                 clean, name, mu=asked[part, 0], sigma=asked[part, 1], generator=generators, output_type="pt",
@@ -45,14 +45,14 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
             round_trip = pipeline.decode(pipeline.encode(clean) * pipeline.vae.config.scaling_factor)
             before, after = intensity(round_trip, output.uncorrected), intensity(output.clean, output.corrected)
             row = {
-                "psnr": psnr(predicted, true),
-                "psnr_corrected": psnr(corrected, true),
+                "psnr": psnr(predicted.cpu(), true.cpu()),
+                "psnr_corrected": psnr(corrected.cpu(), true.cpu()),
                 "mu_moves": (after[0] - before[0]).abs(),
                 "sigma_moves": (after[1] - before[1]).abs(),
                 "detail_psnr": _detail(output.clean, output.uncorrected),
                 "detail_psnr_corrected": _detail(output.clean, output.corrected),
             }
-            measured.append(torch.stack(list(row.values()), dim=1))
+            measured.append(torch.stack([values.cpu() for values in row.values()], dim=1))
         values = torch.cat(measured)
         table[name] = {
             column: float(values[:, i].median() if column.endswith("moves") else values[:, i].mean())

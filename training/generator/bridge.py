@@ -117,7 +117,7 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         data = LatentPairs(
             latents, recipe["shares"], recipe["dropout"], tokens, null_tokens, scheduler, recipe["seed"] + number
         )
-        loop, folder = LoopSettings(**stage["loop"], minutes=minutes), args.output / f"stage-{number}"
+        loop, folder = LoopSettings.of(stage["loop"], minutes), args.output / f"stage-{number}"
         train(model, loss, data, loop, folder, save, began=began)
 
 

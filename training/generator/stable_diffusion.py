@@ -143,7 +143,9 @@ def read_pairs(folders: list[Path]) -> list[Pair]:
     Raises:
         UserError: if a folder holds no pairs, or a pair has no prompt or no sensible intensity.
     """
-    known = PairFolders(folders, check=lambda row: (*_caption_and_phrase(row), *_given_intensity(row)))
+    known = PairFolders(
+        folders, check=lambda row: (*_caption_and_phrase(row), *_given_intensity(row)), scenes="training"
+    )
     return [
         Pair(str(clean), str(degraded), *_caption_and_phrase(row), *_given_intensity(row))
         for (clean, degraded), row in zip(known.files, known.rows, strict=True)
@@ -355,7 +357,7 @@ def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
         model,
         NoiseLoss(pipeline, scheduler),
         data,
-        LoopSettings(**recipe["loop"], minutes=args.minutes),
+        LoopSettings.of(recipe["loop"], args.minutes),
         args.output,
         partial(_save, pipeline=pipeline, folder=args.output / "pipeline"),
         [

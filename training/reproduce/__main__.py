@@ -137,8 +137,8 @@ def put_together(output: Path, records: dict[str, Any]) -> None:
     """Copy what is done to OUTPUT/checkpoints, of the generator the newest."""
     places = {"generator": "compact", "structure": "compact"} | {name: f"restorers/{name}" for name in RESTORERS}
     for name, place in places.items():
-        if records.get(name, {}).get("done"):
-            result = output / name / ("restorer" if name in RESTORERS else "pipeline")
+        result = output / name / ("restorer" if name in RESTORERS else "pipeline")
+        if records.get(name, {}).get("done") and result.exists():
             shutil.rmtree(output / "checkpoints" / place, ignore_errors=True)
             shutil.copytree(result, output / "checkpoints" / place)
 

@@ -19,7 +19,7 @@ def processor() -> str:
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     name = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.exists() else None
-    return f"{name[1] if name else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return f"{name[1] if name else platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def facts_of_training(recipe: Path | None, folder: Path) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def facts_of_training(recipe: Path | None, folder: Path) -> dict[str, Any]:
     stages = []
     for number, loop in enumerate(loops, 1):
         log = folder / (f"stage-{number}" if "stages" in settings else "") / "log.csv"
-        header, *rows = csv.reader(log.read_text(encoding="utf-8").splitlines()) if log.exists() else [[]]
+        header, *rows = [*csv.reader(log.read_text(encoding="utf-8").splitlines() if log.exists() else [])] or [[]]
         rows = [row for row in rows if len(row) == len(header)]  # the last one may be half written
         if rows:
             last = dict(zip(header, map(float, rows[-1]), strict=True))

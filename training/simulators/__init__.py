@@ -9,6 +9,6 @@ A simulator is a function `simulator(clean, generator) -> render`:
   `render(0)` is the clean image, and the mean of |clean - degraded| grows with strength; `render(1)` is as strong as
   the model goes. The same strength always gives the same image.
 
-Each degradation has simulators of different physics. `matching.simulate` picks one per sample and finds the strength
-that reaches a wanted intensity.
+A degradation may have simulators of different physics. `matching.simulate` picks one and finds the strength that
+reaches a wanted intensity.
 """
