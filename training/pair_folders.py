@@ -33,7 +33,7 @@ class PairFolders:
         rows: what `metadata.jsonl` says of each pair; nothing where there is none.
 
     Raises:
-        UserError: if a folder holds neither, or pairs that cannot be learned from; the message lists what is wrong
+        UserError: if a folder holds neither, or pairs that cannot be used; the message lists what is wrong
             with them. Of images only the headers are read.
     """
 
@@ -65,7 +65,7 @@ class PairFolders:
                     f"named images in degraded/ and clean/ (or input/ and target/)."
                 )
         if faults:
-            raise UserError(f"There are pairs that cannot be learned from. Mend or remove them:{listing(faults)}")
+            raise UserError(f"There are pairs that cannot be used. Mend or remove them:{listing(faults)}")
         if scenes != "all":
             chosen = [is_held_back(row) is (scenes == "held_back") for row in self.rows]
             self.files = [pair for pair, taken in zip(self.files, chosen, strict=True) if taken]

@@ -3,8 +3,10 @@
 import json
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,10 +14,11 @@ from PIL import Image
 from gendeg import GenDegPipeline, load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.structure_correction import StructureCorrection
-from restorers import load_restorer
+from restorers import load_restorer, save_restorer
+from restorers.nafnet import NAFNet
 from training.evaluate.__main__ import main
 from training.evaluate.control import evaluate_control
-from training.evaluate.inputs import SIZE, evaluation_squares
+from training.evaluate.inputs import SIZE, evaluation_squares, generated, simulated
 from training.evaluate.restorers import evaluate_restorers
 from training.evaluate.structure import evaluate_structure
 from training.generator.pipeline_folder import settings_of
@@ -42,7 +45,8 @@ def test_what_is_left_as_it_is_gains_nothing(photos: torch.Tensor, tiny_restorer
         def __call__(self, images: torch.Tensor) -> torch.Tensor:
             return images
 
-    table = evaluate_restorers([Same(), load_restorer(tiny_restorers_folder / "nafnet")], photos)
+    restorers = [Same(), load_restorer(tiny_restorers_folder / "nafnet")]
+    table = evaluate_restorers(restorers, photos, simulated(photos))
     assert list(table) == [*DEGRADATIONS, "clean"]
     for name in DEGRADATIONS:
         assert table[name]["same_psnr"] == table[name]["same_ssim"] == 0
@@ -68,7 +72,11 @@ def test_control_is_measured_without_matching(pipeline: GenDegPipeline, photos: 
 
 
 def test_command(
-    tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_pipeline_folder: Path,
+    tiny_restorers_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def run(*arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
@@ -77,7 +85,12 @@ def test_command(
     run("codec", "--model", tiny_pipeline_folder, "--limit", 2, "--output", tmp_path / "codec.json")
     table = json.loads((tmp_path / "codec.json").read_text())["codec"]
     assert table["photographs"] == 2 and table["psnr_worst"] <= table["psnr_mean"]
-    assert f"| codec | 2.000 | {table['psnr_mean']:.3f} |" in capsys.readouterr().out
+    assert f"| codec | 2 | {table['psnr_mean']:.3f} |" in capsys.readouterr().out
+    run("own", "--model", tiny_pipeline_folder, "--restorers", tiny_restorers_folder / "nafnet", "--limit", 1,
+        "--output", tmp_path / "own.json")  # fmt: skip
+    table = json.loads((tmp_path / "own.json").read_text())
+    settings = [f"{name}, {setting}" for name in DEGRADATIONS for setting in ("typical", "real intensities")]
+    assert list(table) == [*settings, "clean"] and all(table[row]["nafnet_psnr"] for row in table)
     run("sheet", "--model", tiny_pipeline_folder, "--choose", *range(6), "--output", tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size == (4 * SIZE + 3 * 4, 6 * (SIZE + 20))
 
@@ -92,6 +105,10 @@ def test_command(
         (("restorers", "--restorers", "nothing"), "nothing"),
         (("restorers-sheet",), "needs --photos"),
         (("sheet", "--choose", "40"), "from 0 to 39"),
+        (("codec", "--limit", "0"), "--limit takes a number from 1"),
+        (("published",), "--pairs names the folders"),
+        (("published", "--pairs", "nowhere"), "No pairs in nowhere"),
+        (("own", "--restorers", "nothing"), "nothing"),
     ],
 )
 def test_wrong_input_is_answered_with_a_sentence(
@@ -117,3 +134,97 @@ def test_restorers_of_one_name_are_told_apart(
     table = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
     assert all({f"{folder}_psnr" for folder in folders} <= set(row) for row in table.values())
     assert set(table["clean"]) < set(table["haze"])
+
+
+def test_the_generator_is_measured_as_it_delivers(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:
+    # of the tiny model only what matches intensities heeds what is asked
+    pipeline = GenDegPipeline(**pipeline.components, **settings_of(pipeline) | {"match_intensity": True})
+    rows = dict(islice(generated(pipeline, photos[:2]), 4))
+    for i, photo in enumerate(photos[:2]):
+        mu, sigma = DEGRADATIONS["rain"].typical
+        generator = torch.Generator().manual_seed(i)
+        alone = pipeline(photo, "rain", mu=mu, sigma=sigma, generator=generator, output_type="pt").images[0]
+        torch.testing.assert_close(rows["rain, typical"][i], alone, atol=1.5 / 255, rtol=0)
+    assert not torch.allclose(rows["rain, typical"], rows["rain, real intensities"], atol=1.5 / 255)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """`scenes`: ten pairs of five scenes; `lit`: three that name none; `same`: a restorer that changes nothing.
+
+    The degraded images are the clean ones with every value lower by 10.
+    """
+    rng = np.random.default_rng(0)
+    for name, count in (("scenes", 10), ("lit", 3)):
+        for kind in ("clean", "degraded"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(10, 256, (40 + i, 50 - i, 3), dtype=np.uint8)
+            Image.fromarray(image).save(tmp_path / name / "clean" / f"{i}.png")
+            Image.fromarray(image - 10).save(tmp_path / name / "degraded" / f"{i}.png")
+    rows = [
+        {"file_name": f"degraded/{i}.png", "clean_file_name": f"clean/{i}.png", "dataset": "indoor", "scene": i // 2}
+        for i in range(10)
+    ]
+    (tmp_path / "scenes" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    network = NAFNet(width=4, enc_blk_nums=[1], middle_blk_num=1, dec_blk_nums=[1])
+    torch.nn.init.zeros_(network.ending.weight), torch.nn.init.zeros_(network.ending.bias)
+    save_restorer(network, tmp_path / "same", trained_for=["haze"])
+    for parameter in network.parameters():
+        parameter.data.fill_(6e4)  # overflows
+    save_restorer(network, tmp_path / "broken", trained_for=["haze"])
+    return tmp_path
+
+
+def _published(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: object) -> tuple[int, dict]:
+    """Exit code, and what was written."""
+    command = ["evaluate", "published", *map(str, arguments), "--output", str(folder / "published.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    code = main()
+    return code, json.loads((folder / "published.json").read_text())
+
+
+def test_published_pairs_are_measured_as_papers_do(
+    published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)  # as where it is not installed
+    folders = "--pairs", published / "scenes", published / "lit"
+    code, tables = _published(monkeypatch, published, *folders, "--luma", "--restorers", published / "same")
+    assert code == 0 and list(tables) == ["indoor", "lit"]
+    assert [tables[name]["as it is"]["pairs"] for name in tables] == [4, 3], "two scenes of five are held back"
+    for table in tables.values():
+        assert list(table) == ["as it is", "same"] and table["same"] == pytest.approx(table["as it is"])
+        assert table["same"]["psnr"] == pytest.approx(20 * np.log10(255 / 10))
+        assert table["same"]["psnr_y"] == pytest.approx(20 * np.log10(255 / 10 * 255 / 219), abs=1e-3)
+        assert 0.9 < table["same"]["ssim"] < 1 and 0.9 < table["same"]["ssim_y"] < 1
+    printed = capsys.readouterr().out
+    assert "### indoor" in printed and "| same | 4 | 28.131 |" in printed and "LPIPS: not available" in printed
+    code, tables = _published(monkeypatch, published, *folders, "--all-scenes", "--restorers", published / "same")
+    assert [tables[name]["same"]["pairs"] for name in tables] == [10, 3] and "psnr_y" not in tables["lit"]["same"]
+    code, tables = _published(monkeypatch, published, *folders, "--limit", 1, "--restorers", published / "same")
+    assert [tables[name]["same"]["pairs"] for name in tables] == [1, 1]
+
+
+def test_lpips_is_of_images_from_0_to_1(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.evaluate.__main__.load_lpips", lambda: lambda one, other: (one - other).abs().mean())
+    _, tables = _published(monkeypatch, published, "--pairs", published / "lit", "--restorers", published / "same")
+    assert tables["lit"]["same"]["lpips"] == pytest.approx(10 / 255)
+
+
+def test_what_cannot_be_measured_is_said_and_the_rest_is_measured(
+    published: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = published / "lit" / "degraded" / "1.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    for kind in ("clean", "degraded"):
+        Image.new("RGB", (20, 40)).save(published / "lit" / kind / "2.png")
+    rows = (published / "scenes" / "metadata.jsonl").read_text().splitlines()
+    (published / "scenes" / "metadata.jsonl").write_text("\n".join(rows[:2]))  # of a scene that is not held back
+    restorers = "--restorers", published / "broken", published / "same"
+    code, tables = _published(monkeypatch, published, "--pairs", published / "scenes", published / "lit", *restorers)
+    assert code == 2 and list(tables) == ["lit"] and list(tables["lit"]) == ["as it is", "same"]
+    assert tables["lit"]["same"]["pairs"] == 1
+    said = capsys.readouterr().err
+    assert "indoor: training leaves none of its scenes out; --all-scenes measures all." in said
+    assert "lit: broken fails with 0.png: broken gave values that are not numbers" in said
+    assert "lit: 1.png is damaged or incomplete" in said and "lit: 2.png is too small to be measured" in said

@@ -9,6 +9,10 @@
 - `structure`: what structure correction changes, in one-step predictions and in full generation.
 - `structure-sheet`: all six degradations, without and with structure correction.
 - `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
+- `own`: the same on pairs of the generator, at typical and at real intensities.
+- `published`: PSNR and SSIM on folders of pairs (--pairs) at their own size, per data set: as they are, and restored;
+  and LPIPS where torchmetrics and torchvision are installed. Of pairs that name their scene those that training leaves
+  out.
 - `restorers-sheet`: photographs as they are (real ones, say), beside what every restorer makes of them.
 """
 
@@ -30,11 +34,12 @@ from restorers.registry import Restorer, available, load_restorer
 from runtime.errors import UserError
 from runtime.files import write_whole
 from runtime.images import write_image
-from training.command_line import command_line
+from training.command_line import command_line, listing
 from training.evaluate.codec import evaluate_codec
 from training.evaluate.control import evaluate_control
 from training.evaluate.held_back import evaluate_held_back
-from training.evaluate.inputs import evaluation_squares
+from training.evaluate.inputs import evaluation_squares, generated, simulated
+from training.evaluate.published import evaluate_published, load_lpips
 from training.evaluate.restorers import evaluate_restorers
 from training.evaluate.sheets import contact_sheet, restorers_sheet, structure_sheet
 from training.evaluate.structure import evaluate_structure
@@ -51,27 +56,37 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    parser.add_argument("what", choices=("codec", "control", "held-back", "structure", "restorers", *sheets))
+    tables = ("codec", "control", "held-back", "structure", "restorers", "own", "published")
+    parser.add_argument("what", choices=(*tables, *sheets))
     parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
-    parser.add_argument("--pairs", type=Path, nargs="+", help="held-back: folders of real pairs")
+    parser.add_argument("--pairs", type=Path, nargs="+", help="held-back, published: folders of pairs")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
-    parser.add_argument("--limit", type=int, help="use only so many photographs")
+    parser.add_argument("--all-scenes", action="store_true", help="published: also what training learns from")
+    parser.add_argument("--luma", action="store_true", help="published: also PSNR and SSIM of the luma (Y of YCbCr)")
+    parser.add_argument("--limit", type=int, help="use only so many photographs, or scenes or pairs of each data set")
     parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
     parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
     args = parser.parse_args()
     if args.output and not args.output.parent.is_dir():
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
-    if (args.what == "held-back") != bool(args.pairs):
-        parser.error("--pairs names the folders of real pairs that held-back is measured on.")
+    if args.limit is not None and args.limit < 1:
+        parser.error("--limit takes a number from 1.")
+    if (args.what in ("held-back", "published")) != bool(args.pairs):
+        parser.error("--pairs names the folders of pairs that held-back and published are measured on.")
     files = Photos(args.photos).files
-    model = _restorers(args.restorers) if args.what.startswith("restorers") else load_pipeline(args.model)
+    restoring = ("restorers", "restorers-sheet", "own", "published")
+    restorers = _restorers(args.restorers) if args.what in restoring else []
+    model = load_pipeline(args.model) if args.what == "own" or not restorers else None
+    if args.what == "published":
+        _published(restorers, args)
+        return
     if args.what == "restorers-sheet":
         if not files:
             parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
         chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
-        write_image(restorers_sheet(model, chosen), args.output or "sheet.png")
+        write_image(restorers_sheet(restorers, chosen), args.output or "sheet.png")
         return
     if args.what == "held-back":
         photos = PairFolders(args.pairs, scenes="held_back")
@@ -85,7 +100,9 @@ def main() -> None:
         write_image(sheet(model, photos), args.output or "sheet.png")
         return
     if args.what == "restorers":
-        result = evaluate_restorers(model, photos)
+        result = evaluate_restorers(restorers, photos, simulated(photos))
+    elif args.what == "own":
+        result = evaluate_restorers(restorers, photos, generated(model, photos))
     elif args.what == "held-back":
         result = evaluate_held_back(model, photos, args.limit)
     elif args.what == "structure":
@@ -95,10 +112,7 @@ def main() -> None:
     else:
         result = {"codec": evaluate_codec(model, photos)}
     print(markdown(result))
-    if args.output:
-        # JSON knows no infinity, the PSNR of an image that is left as it was.
-        finite = {n: {c: v if math.isfinite(v) else None for c, v in row.items()} for n, row in result.items()}
-        write_whole(args.output, (json.dumps(finite, indent=1) + "\n").encode())
+    _write(args.output, result)
 
 
 def markdown(rows: dict[str, dict[str, float | None]]) -> str:
@@ -107,8 +121,36 @@ def markdown(rows: dict[str, dict[str, float | None]]) -> str:
     lines = [["", *(c.replace("_", " ") for c in columns)], ["---"] * (len(columns) + 1)]
     for name, values in rows.items():
         numbers = (values.get(c) for c in columns)
-        lines.append([name.replace("_", " "), *("" if n is None else f"{n:.3f}" for n in numbers)])
+        cells = ("" if n is None else str(n) if isinstance(n, int) else f"{n:.3f}" for n in numbers)
+        lines.append([name.replace("_", " "), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _published(restorers: list[Restorer], args: argparse.Namespace) -> None:
+    """Print a table per data set, write them; at last say what could not be measured."""
+    faults: list[str] = []
+    lpips = load_lpips()
+    result = evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
+    for dataset, table in result.items():
+        print(f"\n### {dataset}\n\n{markdown(table)}")
+    if not lpips:
+        print("\nLPIPS: not available. It needs torchmetrics and torchvision, and the weights that they download.")
+    _write(args.output, result)
+    if faults:
+        raise UserError(f"Not all could be measured:{listing(faults)}")
+
+
+def _write(output: Path | None, result: dict[str, Any]) -> None:
+    """As JSON, if there is a place for it."""
+
+    def finite(value: Any) -> Any:
+        """JSON knows no infinity, the PSNR of an image that is left as it was."""
+        if isinstance(value, dict):
+            return {name: finite(inner) for name, inner in value.items()}
+        return value if value is None or math.isfinite(value) else None
+
+    if output:
+        write_whole(output, (json.dumps(finite(result), indent=1) + "\n").encode())
 
 
 def _chosen(photos: Sequence[Any], choose: list[int]) -> list[Any]:

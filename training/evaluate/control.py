@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.pipeline import GenDegPipeline
-from training.evaluate.inputs import real_intensities
+from training.evaluate.inputs import generate, real_intensities
 
 
 def evaluate_control(
@@ -24,14 +23,8 @@ def evaluate_control(
     table = {}
     for name in DEGRADATIONS:
         asked = real_intensities(name, len(photos), seed)
-        reached = []
-        for chunk in tqdm(range(0, len(photos), 8), desc=name):
-            part = slice(chunk, chunk + 8)
-            generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
-            mu, sigma = asked[part].T
-            output = pipeline(photos[part], name, mu=mu, sigma=sigma, generator=generators, **settings)
-            reached.append(np.stack([output.mu, output.sigma], axis=1))
-        reached = np.concatenate(reached)
+        outputs = generate(pipeline, photos, name, asked, seed, title=name, **settings)
+        reached = np.concatenate([np.stack([output.mu, output.sigma], axis=1) for output in outputs])
         off = np.median(np.abs(asked - reached), axis=0)
         table[name] = {
             "mu_error": float(off[0]),

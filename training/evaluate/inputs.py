@@ -1,14 +1,18 @@
-"""What are models measured on? Photographs, intensities drawn like real ones, pairs simulated at these."""
+"""What are models measured on? Photographs, and what simulators and generator make of them at real intensities."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from gendeg.call import GenDegOutput
+from gendeg.degradations import DEGRADATIONS
+from gendeg.pipeline import GenDegPipeline
 from gendeg.prior import IntensityPrior
 from training.photos import Photos, centre_square
 from training.simulators.matching import simulate
@@ -50,3 +54,46 @@ def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> TestPa
     ]
     degraded = torch.stack([pair.degraded for pair in pairs])
     return TestPairs(degraded, *map(list, zip(*((p.phrase, p.mu, p.sigma) for p in pairs), strict=True)))
+
+
+def simulated(photos: torch.Tensor, seed: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """(degradation, photographs with it) by the simulators, at real intensities; [N, 3, H, W] in [0, 1]."""
+    for name in DEGRADATIONS:
+        yield name, simulated_pairs(photos, name, seed).degraded
+
+
+def generated(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    """(degradation and setting, photographs with it) as the generator delivers them; [N, 3, H, W] in [0, 1].
+
+    Each degradation at its typical intensity, which users get who ask for none, and at real ones.
+    """
+    for name, degradation in DEGRADATIONS.items():
+        typical = np.tile(degradation.typical, (len(photos), 1))
+        for setting, asked in (("typical", typical), ("real intensities", real_intensities(name, len(photos), seed))):
+            row = f"{name}, {setting}"
+            outputs = generate(pipeline, photos, name, asked, seed, f"generating {row}", output_type="pt")
+            yield row, torch.cat([output.images for output in outputs])
+
+
+def generate(
+    pipeline: GenDegPipeline,
+    photos: torch.Tensor,
+    degradation: str,
+    asked: np.ndarray,
+    seed: int,
+    title: str,
+    **settings: Any,
+) -> Iterator[GenDegOutput]:
+    """What calls of the pipeline give back, of 8 photographs each, each photograph with a seed of its own.
+
+    Args:
+        photos: [N, 3, H, W] in [0, 1].
+        asked: (mu, sigma) of each: [N, 2].
+        title: of the progress bar.
+        settings: further arguments of the pipeline's call.
+    """
+    for chunk in tqdm(range(0, len(photos), 8), desc=title):
+        part = slice(chunk, chunk + 8)
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
+        mu, sigma = asked[part].T
+        yield pipeline(photos[part], degradation, mu=mu, sigma=sigma, generator=generators, **settings)
