@@ -6,7 +6,6 @@ same command trains on several devices or machines, which must see the same fold
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import shutil
@@ -30,9 +29,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from runtime.errors import UserError
-from runtime.files import files_to_disk, whole_file, writing
+from runtime.files import files_to_disk, writing
 from runtime.memory import is_out_of_memory
 from runtime.torchvision_free import import_module
+from training.log import TrainingLog
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def train(
         persistent_workers=settings.workers > 0,
         pin_memory=cuda and settings.workers > 0,
     )
-    log = _Log(output / "log.csv", progress.step, accelerator)
+    log = TrainingLog(output / "log.csv", progress.step, accelerator)
     timed = settings.minutes is not None
     bar = tqdm(
         total=round(60 * settings.minutes) if timed else settings.steps,
@@ -346,59 +346,6 @@ def _asked_anywhere(interruption: Interruption, accelerator: Accelerator) -> boo
     if interruption.asked:
         accelerator.set_trigger()
     return accelerator.check_trigger()
-
-
-def write_csv(file: Path, rows: list[list[Any]]) -> None:
-    """Write a CSV file, whole or not at all."""
-    with whole_file(file) as part, part.open("w", newline="", encoding="utf-8") as handle:
-        csv.writer(handle).writerows(rows)
-
-
-class _Log:
-    """A CSV file of averages since the last row, over all processes' samples.
-
-    `waiting_for_data` is a share of the time. A resumed run drops the rows it is about to write again, and damaged
-    ones.
-    """
-
-    def __init__(self, file: Path, step: int, accelerator: Accelerator):
-        self.file, self.accelerator = file, accelerator
-        self.sums: dict[str, torch.Tensor] = {}
-        self.count, self.started, self.last_step, self.waited = 0, time.monotonic(), step, 0.0
-        if accelerator.is_main_process and file.exists():
-            header, *rows = list(csv.reader(file.read_text(encoding="utf-8", errors="replace").splitlines())) or [[]]
-            whole = [row for row in rows if len(row) == len(header) and row[0].isdecimal()]
-            if len(whole) < len(rows) or header[:1] != ["step"]:
-                print(f"{file} is damaged: it is left with {len(whole)} whole rows.")
-            kept = [row for row in whole if int(row[0]) <= step]
-            if kept:
-                write_csv(file, [header, *kept])
-            else:
-                file.unlink()
-
-    def add(self, **numbers: torch.Tensor) -> None:
-        for name, value in numbers.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach().float()
-        self.count += 1
-
-    def write(self, step: int, batch_size: int, learning_rate: float) -> dict[str, float]:
-        seconds = time.monotonic() - self.started
-        averages = self.accelerator.reduce(torch.stack(list(self.sums.values())) / self.count, "mean")
-        row = {"step": step} | dict(zip(self.sums, averages.tolist(), strict=True))
-        row |= {
-            "learning_rate": learning_rate,
-            "samples_per_second": (step - self.last_step) * batch_size / seconds,
-            "waiting_for_data": self.waited / seconds,
-        }
-        self.sums, self.count, self.started, self.last_step, self.waited = {}, 0, time.monotonic(), step, 0.0
-        if self.accelerator.is_main_process:
-            new = not self.file.exists()
-            with writing(self.file), self.file.open("a", newline="", encoding="utf-8") as handle:
-                writer = csv.DictWriter(handle, fieldnames=list(row))
-                if new:
-                    writer.writeheader()
-                writer.writerow({k: f"{v:.6g}" for k, v in row.items()})
-        return row
 
 
 def unless_a_later_stage_began(save: Callable[[Any], None], output: Path, number: int) -> Callable[[Any], None]:

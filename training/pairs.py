@@ -43,8 +43,8 @@ class TrainingPairs(Dataset):
         photos: what is degraded by simulation.
         size: side in pixels.
         degradation: the only one; None: all six.
-        sources: pairs of image files, each with degradation -> share of its pairs that come from there; which pairs show
-            it, their rows say.
+        sources: pairs of image files, each with degradation -> share of its pairs that come from there; rows say
+            which pairs show it.
         unnamed: whether pairs whose rows name no degradation serve as any; not for a network that is told what it is.
 
     Raises:

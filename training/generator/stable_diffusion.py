@@ -34,7 +34,8 @@ from runtime.errors import UserError
 from runtime.images import open_image, write_image
 from training.codec import to_model_range
 from training.generator.pipeline_folder import settings_of, write_pipeline
-from training.loop import LoopSettings, processes, train, write_csv
+from training.log import write_csv
+from training.loop import LoopSettings, processes, train
 from training.pair_folders import PairFolders
 from training.pairs import ConditionDropout
 
