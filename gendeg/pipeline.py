@@ -146,9 +146,8 @@ class GenDegPipeline(DiffusionPipeline):
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
             temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; instead of the model's
                 own.
-            structure_correction: whether to correct the structure of the degraded images; "auto": where the
-                model holds a module that is for them (its `degradations`). Elsewhere the photograph's fine detail is
-                transferred instead, as far as the degraded image has kept it, see `gendeg.detail`.
+            structure_correction: whether to correct the structure of the degraded images; "auto": where the model's
+                module is for them (its `degradations`). Elsewhere fine detail alone is transferred (`gendeg.detail`).
             physics: whether to keep to what the degradation can do to a pixel, see `gendeg.physics`; None: the model's
                 own setting. Small networks make pictures that need it; large ones may know better.
             match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
@@ -179,7 +178,7 @@ class GenDegPipeline(DiffusionPipeline):
         if call.structure_correction:
             corrected = degraded = self.correct(clean, generated, call.degradation.name, call.generator)
         else:
-            degraded = self.with_detail(clean, generated)
+            degraded = self.with_detail(clean, generated, clean_latents)
         before = degraded
         if call.physics and call.degradation.name in RULES:
             degraded = RULES[call.degradation.name](clean, degraded)
@@ -250,9 +249,12 @@ class GenDegPipeline(DiffusionPipeline):
         """
         return _to_unit(self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample)
 
-    def with_detail(self, clean: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
+    def with_detail(
+        self, clean: torch.Tensor, generated: torch.Tensor, clean_latents: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Generated images [B, 3, H, W] with the clean ones' fine detail, as far as they have kept it; in [0, 1]."""
-        rendered = self.decode(self.encode(clean.to(self.unet.dtype)) * self.vae.config.scaling_factor)
+        clean_latents = self.encode(clean.to(self.unet.dtype)) if clean_latents is None else clean_latents
+        rendered = self.decode(clean_latents * self.vae.config.scaling_factor)
         images = zip(clean, rendered[..., : clean.shape[2], : clean.shape[3]], generated, strict=True)
         return torch.stack([transfer_detail(*three) for three in images])
 

@@ -18,10 +18,12 @@ from restorers import load_restorer, save_restorer
 from restorers.nafnet import NAFNet
 from training.evaluate.__main__ import main
 from training.evaluate.control import evaluate_control
+from training.evaluate.held_back import evaluate_held_back
 from training.evaluate.inputs import SIZE, evaluation_squares, generated, simulated
 from training.evaluate.restorers import evaluate_restorers
 from training.evaluate.structure import evaluate_structure
 from training.generator.pipeline_folder import settings_of
+from training.pair_folders import PairFolders
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,29 @@ def test_what_is_left_as_it_is_gains_nothing(photos: torch.Tensor, tiny_restorer
         assert 8 < table[name]["psnr"] < 45 and 0.2 < table[name]["ssim"] < 1
         assert table[name]["nafnet_psnr"] != 0
     assert table["clean"]["same_psnr"] == float("inf") and table["clean"]["same_ssim"] == pytest.approx(1)
+
+
+def test_held_back_scenes_are_degraded_at_their_own_intensities(tmp_path: Path, tiny_pipeline_folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for scene in range(12):  # of each two pairs, of which one is measured
+        for part in ("a", "b"):
+            clean = rng.integers(60, 200, (70, 90, 3), dtype=np.uint8)
+            Image.fromarray(clean).save(tmp_path / f"{scene}{part}.png")
+            Image.fromarray(clean // 2).save(tmp_path / f"{scene}{part}-dark.png")
+            row = {"file_name": f"{scene}{part}-dark.png", "clean_file_name": f"{scene}{part}.png", "scene": str(scene)}
+            with (tmp_path / "metadata.jsonl").open("a") as file:
+                file.write(json.dumps(row | {"degradation": "low_light", "dataset": "nights"}) + "\n")
+    pairs = PairFolders([tmp_path], scenes="held_back")
+    scenes = {row["scene"] for row in pairs.rows}
+    assert 0 < len(scenes) < 12
+    table = evaluate_held_back(load_pipeline(tiny_pipeline_folder, device="cpu"), pairs)  # of another resolution
+    assert table["nights"]["pairs"] == len(scenes)
+    assert table["nights"]["psnr_simulated"] > 15 and 0 < table["nights"]["psnr_generated"] < 60
+    assert evaluate_held_back(load_pipeline(tiny_pipeline_folder, device="cpu"), pairs, limit=1)["nights"]["pairs"] == 1
+    for row in pairs.rows:
+        row["degradation"] = None
+    with pytest.raises(ValueError, match="do not say which degradation"):
+        evaluate_held_back(load_pipeline(tiny_pipeline_folder, device="cpu"), pairs)
 
 
 def test_a_correction_of_nothing_changes_nothing(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:

@@ -207,6 +207,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     Raises:
         UserError: for a value that cannot be; the message says which are possible.
     """
+    if not args.minutes > 0:
+        raise UserError(f"--minutes {args.minutes}: a data set needs more than none.")
     for name, low, high in (
         ("per_image", 1, None),
         ("batch_size", 1, None),
