@@ -56,6 +56,7 @@ def transfer_detail(
     photo: torch.Tensor,
     clean: torch.Tensor,
     degraded: torch.Tensor,
+    kept: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Degrade a photograph as its small copy was degraded: of the type and size of `photo`, exact if nothing changed.
 
@@ -63,6 +64,7 @@ def transfer_detail(
         photo: uint8 tensor [3, H, W], or float in [0, 1].
         clean, degraded: float tensors [3, h, w] in [0, 1]: the photograph at the working size (or, at that size
             itself, the codec's rendering of it), and what the model made of it.
+        kept: [1, h, w], how much of the clean detail is left where that is known; None: estimated (`transmission`).
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -70,7 +72,7 @@ def transfer_detail(
     if photo.ndim != 3 or clean.shape != degraded.shape or clean.shape[0] != photo.shape[0]:
         raise ValueError(f"Shapes do not fit: {[tuple(i.shape) for i in (photo, clean, degraded)]}.")
     height, width = photo.shape[1:]
-    here = transmission(clean, degraded)
+    here = transmission(clean, degraded) if kept is None else kept
     layers = torch.cat([degraded - clean + (1 - here) * clean, 1 - here])  # exact zeros where nothing changed
     if height > clean.shape[1]:  # enlarging is soft: what it would lose is added before
         layers = 2 * layers - resized(resized(layers, *(2 * side for side in layers.shape[1:])), *layers.shape[1:])

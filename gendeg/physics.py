@@ -22,21 +22,26 @@ _DARK = 0.02  # added to values whose ratio is taken: black tells nothing about 
 _CONTRAST = 1e-3  # variance of brightness from which on darkness may follow edges
 
 
-def lay_white(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+Kept = tuple[torch.Tensor, torch.Tensor | None]
+
+
+def lay_white(clean: torch.Tensor, degraded: torch.Tensor) -> Kept:
     """White over `clean`, in each pixel as opaque, the same in all colours, as comes nearest to `degraded`.
 
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1].
 
     Returns:
-        [B, 3, H, W] in [0, 1].
+        That picture, [B, 3, H, W] in [0, 1], and how much of the clean one's detail it keeps, [B, 1, H, W]; None where
+        the rule does not say.
     """
     room = 1 - clean
     opacity = ((degraded - clean) * room).sum(1, keepdim=True) / room.square().sum(1, keepdim=True).clamp(min=1e-4)
-    return clean + opacity.clamp(0, 1) * room
+    opacity = opacity.clamp(0, 1)
+    return clean + opacity * room, 1 - opacity
 
 
-def dim(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+def dim(clean: torch.Tensor, degraded: torch.Tensor) -> Kept:
     """`clean` with less light, by a factor that changes smoothly but for edges; arguments as above.
 
     The factor's logarithm is filtered, guided by the brightness of `clean` (He, Sun and Tang, "Guided image filtering",
@@ -52,21 +57,27 @@ def dim(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
     slope = near(brightness * factor) - middle * middle_factor
     slope = slope / (near(brightness.square()) - middle.square() + _CONTRAST)
     factor = near(slope) * brightness + near(middle_factor - slope * middle)
-    return ((clean + _DARK) * factor.clamp(max=0).exp() - _DARK).clamp(0, 1)
+    factor = factor.clamp(max=0).exp()
+    return ((clean + _DARK) * factor - _DARK).clamp(0, 1), factor.mean(1, keepdim=True)
 
 
-def show_surroundings(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
+def move(clean: torch.Tensor, degraded: torch.Tensor) -> Kept:
+    """The light of `clean`, moved along one way (`gendeg.blur`); arguments as above."""
+    return move_light(clean, degraded), None
+
+
+def show_surroundings(clean: torch.Tensor, degraded: torch.Tensor) -> Kept:
     """The brightness of `degraded` in the colours of `clean`, those around where it differs; arguments as above."""
     changed = mean_around((degraded - clean).abs().mean(1), 2)[:, None].div(_FULL).clamp(max=1)
     around = torch.stack([mean_around(image, _AROUND) for image in clean])
     colours = [image - image.mean(1, keepdim=True) for image in (clean, around)]
-    return (degraded.mean(1, keepdim=True) + torch.lerp(*colours, changed)).clamp(0, 1)
+    return (degraded.mean(1, keepdim=True) + torch.lerp(*colours, changed)).clamp(0, 1), None
 
 
-RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  # of haze none made a picture better
+RULES: dict[str, Callable[[torch.Tensor, torch.Tensor], Kept]] = {  # of haze none made a picture better
     "rain": lay_white,
     "snow": lay_white,
-    "motion_blur": move_light,
+    "motion_blur": move,
     "raindrop": show_surroundings,
     "low_light": dim,
 }

@@ -144,14 +144,12 @@ class GenDegPipeline(DiffusionPipeline):
             resolution: the working size, as the short side in pixels, instead of the one the model was trained at:
                 streaks, flakes and drops come out finer at a larger one. The size that comes back is `output_size`.
             num_inference_steps, guidance_scale, image_guidance_scale: instead of the model's own.
-            temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; instead of the model's
-                own.
+            temperature: of a bridge's noise, (coarse, fine), see `BridgeScheduler.draw_noise`; None: the model's own.
             structure_correction: whether to correct the structure of the degraded images; "auto": where the model's
                 module is for them (its `degradations`). Elsewhere fine detail alone is transferred (`gendeg.detail`).
-            physics: whether to keep to what the degradation can do to a pixel, see `gendeg.physics`; None: the model's
-                own setting. Small networks make pictures that need it; large ones may know better.
-            match_intensity: whether a tone curve of the degradation map brings the result nearer to the asked mu and
-                sigma, see `gendeg.intensity.match_intensity`; None: the model's own setting.
+            physics: whether to keep to what the degradation can do to a pixel (`gendeg.physics`); None: as the model.
+            match_intensity: whether a tone curve of the map brings the result nearer to the asked mu and sigma
+                (`gendeg.intensity.match_intensity`); None: as the model.
             generator: random generator, or one for each image.
             output_size: "photo" (each photograph's own), "working", or a short side in pixels, which makes no
                 photograph larger than it is.
@@ -179,14 +177,15 @@ class GenDegPipeline(DiffusionPipeline):
             corrected = degraded = self.correct(clean, generated, call.degradation.name, call.generator)
         else:
             degraded = self.with_detail(clean, generated, clean_latents)
-        before = degraded
+        before, kept = degraded, None
         if call.physics and call.degradation.name in RULES:
-            degraded = RULES[call.degradation.name](clean, degraded)
+            degraded, kept = RULES[call.degradation.name](clean, degraded)
         if call.match_intensity:
-            degraded = matched(clean, degraded, call.mu, call.sigma)
+            degraded, kept = matched(clean, degraded, call.mu, call.sigma), None
         self.maybe_free_model_hooks()
         mu, sigma = (values.tolist() for values in intensity(clean, degraded))
-        pairs = [self.deliver(call, *images) for images in zip(call.photos, clean, before, degraded, strict=True)]
+        images = zip(call.photos, clean, before, degraded, [None] * len(clean) if kept is None else kept, strict=True)
+        pairs = [self.deliver(call, *five) for five in images]
         delivered_mu, delivered_sigma = zip(*(intensity_of_pair(*pair) for pair in pairs), strict=True)
         return GenDegOutput(
             images=convert([degraded for _, degraded in pairs], output_type),
@@ -276,8 +275,9 @@ class GenDegPipeline(DiffusionPipeline):
         return _to_unit(self.structure_correction.correct(*images, degradation, generator))
 
     def deliver(
-        self, call: SimpleNamespace, photo: torch.Tensor, clean: torch.Tensor, before: torch.Tensor, after: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, call: SimpleNamespace, photo: torch.Tensor, clean: torch.Tensor, before: torch.Tensor,
+        after: torch.Tensor, kept: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         """The pair (clean, degraded) at the asked `output_size`: float at the working size, else uint8; [3, H, W]."""
         size = {"photo": tuple(photo.shape[1:]), "working": call.working_size}.get(call.output_size)
         if size is None:
@@ -290,7 +290,7 @@ class GenDegPipeline(DiffusionPipeline):
         way = way_of_light(clean, before) if moves else None
         if way is not None:
             return photo.cpu(), convolve(photo, enlarged(way, photo.shape[2] / clean.shape[2])).cpu()
-        return photo.cpu(), transfer_detail(photo, clean, after).cpu()
+        return photo.cpu(), transfer_detail(photo, clean, after, kept).cpu()
 
     def prompt(self, caption: str | None, phrase: str) -> str:
         """ "<caption>, <phrase>", the caption cut short where the text encoder could not take the whole."""
