@@ -103,10 +103,10 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="low_light",
             label="Low light",
             phrase="in low-light conditions",
-            mu_range=(0.036, 0.500),
+            mu_range=(0.036, 0.282),
             sigma_range=(0.023, 0.255),
             typical=(0.200, 0.145),
-            accepted_mu=(0.03, 0.65),
+            accepted_mu=(0.03, 0.45),
         ),
     )
 }
