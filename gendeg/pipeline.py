@@ -164,8 +164,9 @@ class GenDegPipeline(DiffusionPipeline):
         asked = {name: value for name, value in locals().items() if name != "self"}
         call = check_inputs(asked, self.config, self.structure_correction and self.structure_correction.degradations)
         height, width = call.working_size = self.common_working_size(call.photos, call.resolution)
-        clean = torch.stack([resize(photo, call.working_size) for photo in call.photos])
-        clean = (clean.float() / 255).to(self._execution_device)
+        clean = (
+            torch.stack([resize(photo, call.working_size) for photo in call.photos]).to(self._execution_device) / 255
+        )
         clean_latents = self.encode(clean.to(self.unet.dtype))
         prompts, context, null_context = self.encode_prompts(call)
         latents = self.denoise(
@@ -174,7 +175,7 @@ class GenDegPipeline(DiffusionPipeline):
         )  # fmt: skip
         generated = self.decode(latents)[..., :height, :width]
         if call.structure_correction:
-            corrected = degraded = self.correct(clean, generated, call.degradation.name, call.generator)
+            corrected = degraded = self.correct(clean, generated, call.degradation.name, call.generator, clean_latents)
         else:
             degraded = self.with_detail(clean, generated, clean_latents)
         before, kept = degraded, None
@@ -263,14 +264,15 @@ class GenDegPipeline(DiffusionPipeline):
         generated: torch.Tensor,
         degradation: str,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        clean_latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Clean and generated images [B, 3, H, W] in [0, 1] to the corrected generated ones, float32 in [0, 1].
 
         Raises:
             UserError: if the module gives values that are not numbers.
         """
-        if isinstance(self.structure_correction, LayeredCorrection):
-            generated = self.with_detail(clean, generated)
+        if self.structure_correction.begins_with_detail:
+            generated = self.with_detail(clean, generated, clean_latents)
         images = ((image * 2 - 1).to(self.structure_correction.dtype) for image in (clean, generated))
         return _to_unit(self.structure_correction.correct(*images, degradation, generator))
 

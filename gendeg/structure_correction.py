@@ -32,6 +32,7 @@ class StructureCorrection(NAFNet, ModelMixin, ConfigMixin):
     """
 
     degradations: Collection[str] = ("haze", "motion_blur", "raindrop")  # that it corrects unless a call says otherwise
+    begins_with_detail = False
 
     @register_to_config
     def __init__(
@@ -90,6 +91,7 @@ class LayeredCorrection(ModelMixin, ConfigMixin):
     """
 
     degradations: Collection[str] = tuple(DEGRADATIONS)
+    begins_with_detail = True  # with what `gendeg.detail` has found again
 
     @register_to_config
     def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), noise_channels: int = 2):

@@ -15,8 +15,7 @@ from gendeg.call import own_value
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler
-from runtime.files import whole_file
-from training.loop import processes
+from training.made_once import made_once
 from training.pairs import PHRASES
 
 _CHUNK = 32
@@ -132,23 +131,7 @@ def generate_pairs(
     Returns:
         generated: uint8 [N, 3, size, size]; weight: [N], how far each is determined by the degraded image, 0 to 1.
     """
-    with processes().main_process_first():
-        if not _is_whole(file):
-            generated = _generate_pairs(pipeline, pairs, seed)
-            with whole_file(file) as part:
-                torch.save(generated, part)
-    return torch.load(file, weights_only=True, mmap=True)
-
-
-def _is_whole(file: Path) -> bool:
-    if not file.exists():
-        return False
-    try:
-        torch.load(file, weights_only=True, mmap=True)
-    except Exception:  # torch raises almost anything on damaged files
-        print(f"{file} is damaged: its pictures are generated anew.")
-        return False
-    return True
+    return made_once(file, lambda: _generate_pairs(pipeline, pairs, seed), "its pictures are generated")
 
 
 def _generate_pairs(pipeline: GenDegPipeline, pairs: Mapping[str, np.ndarray], seed: int) -> dict[str, torch.Tensor]:

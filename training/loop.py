@@ -41,8 +41,8 @@ class LoopSettings:
 
     Attributes:
         steps: optimiser steps; not looked at where there are `minutes`.
-        minutes: wall-clock time to train for, preparation and earlier runs included. It must not be what a finished
-            training had, but may be more: then that goes on.
+        minutes: wall-clock time to train for, preparation and earlier runs included. A finished training that is given
+            more goes on.
         batch_size: samples per optimiser step, over all processes and accumulation steps together.
         learning_rate: after `warmup_steps`; decays to a twentieth by a cosine.
         optimizer: "adamw", or "muon", which moves matrices along orthogonalised momentum (Jordan et al., 2024) with

@@ -90,14 +90,14 @@ def main() -> None:
     pipeline = load_pipeline(args.model, dtype=torch.float32, device=processes().device)
     sizes = dict(recipe["model"])
     if sizes.pop("form") == "layered":
-        kind, prepare = LayeredCorrection, prepare_layered
+        kind = LayeredCorrection
         if not isinstance(pipeline.scheduler, BridgeScheduler):
             raise UserError(
                 "Layered structure correction learns from samples of a bridge; this model starts from noise. Take a "
                 "recipe of the paper's form, such as training/recipes/structure-published.yaml."
             )
     else:
-        kind, prepare = StructureCorrection, prepare_residual
+        kind = StructureCorrection
     pairs = training_pairs(recipe, args, recipe["pairs"]["size"])
     arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["workers"])
     torch.manual_seed(recipe["seed"])
@@ -109,7 +109,11 @@ def main() -> None:
         except RuntimeError:
             print("The model's own structure correction is of another form or size: training starts anew.")
     print(f"structure correction: {sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters")
-    model, data = prepare(pipeline, arrays, module, recipe, args.output, pairs.name(recipe["pairs"]["count"]))
+    if kind is LayeredCorrection:
+        file = args.output / f"generated-{pairs.name(recipe['pairs']['count'])}.pt"
+        model, data = layered(pipeline, arrays, module, recipe, file)
+    else:
+        model, data = module, Samples(arrays, recipe["shares"], recipe["seed"])
     save = partial(save_pipeline, pipeline=pipeline, folder=args.output / "pipeline")
     for number, stage in enumerate(recipe["stages"], 1):
         loss, groups = losses(pipeline, model, stage)
@@ -119,29 +123,16 @@ def main() -> None:
         began = None  # the preparation was the first stage's
 
 
-def prepare_residual(
-    pipeline: GenDegPipeline,
-    arrays: dict[str, np.ndarray],
-    module: StructureCorrection,
-    recipe: dict[str, Any],
-    output: Path,
-    name: str,
-) -> tuple[nn.Module, Dataset]:
-    """The paper's form learns from one-step predictions made on the way."""
-    return module, Samples(arrays, recipe["shares"], recipe["seed"])
-
-
-def prepare_layered(
+def layered(
     pipeline: GenDegPipeline,
     arrays: dict[str, np.ndarray],
     module: LayeredCorrection,
     recipe: dict[str, Any],
-    output: Path,
-    name: str,
-) -> tuple[nn.Module, Dataset]:
-    """The layered form learns from pictures generated once of the pairs called `name`; a discriminator is with it."""
+    file: Path,
+) -> tuple[AdversarialPair, GeneratedPairs]:
+    """The layered form with its discriminator, and the pictures it learns from, generated once and kept in `file`."""
     arrays = {field: values[: recipe["generated"]] for field, values in arrays.items()}
-    generated = generate_pairs(pipeline, arrays, output / f"generated-{name}.pt", recipe["seed"])
+    generated = generate_pairs(pipeline, arrays, file, recipe["seed"])
     known = ("clean", "degraded", "degradation", "mu", "sigma")
     pairs = {name: torch.from_numpy(np.array(arrays[name])) for name in known}
     pairs = {name: values.to(processes().device) for name, values in (pairs | generated).items()}

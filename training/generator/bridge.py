@@ -135,6 +135,14 @@ def save_pipeline(
 
 
 def load_weights(model: Generator, pipeline: GenDegPipeline) -> None:
-    """Put a pipeline's weights into the training module."""
+    """Put a pipeline's weights into the training module.
+
+    Raises:
+        UserError: if they are of other sizes.
+    """
     for name in ("unet", "text_encoder", "intensity_projection"):
-        getattr(model, name).load_state_dict({k: v.float() for k, v in getattr(pipeline, name).state_dict().items()})
+        weights = {key: value.float() for key, value in getattr(pipeline, name).state_dict().items()}
+        try:
+            getattr(model, name).load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"--initial: its {name} has other sizes than the recipe's.") from error

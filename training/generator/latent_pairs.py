@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from gendeg.codec import PatchCodec
 from gendeg.scheduler import BridgeScheduler, bridge_times
-from runtime.files import whole_file
 from training.codec import to_model_range
 from training.loop import processes
+from training.made_once import made_once
 from training.pairs import BalancedSampler, ConditionDropout
 
 
@@ -83,26 +83,12 @@ def encode_pairs(
         clean, degraded: float16 [N, C, h, w]; mu, sigma: [N]; degradation, phrase: [N], indices into DEGRADATIONS and
         PHRASES.
     """
-    with processes().main_process_first():
-        if not _is_whole(file):
-            _encode_pairs(codec, arrays, file, recoloured_share)
-    encoded = torch.load(file, weights_only=True, mmap=True)
+    encoded = made_once(file, lambda: _encode_pairs(codec, arrays, recoloured_share), "the pairs are encoded")
     return {name: values.to(processes().device) for name, values in encoded.items()}
 
 
-def _is_whole(file: Path) -> bool:
-    if not file.exists():
-        return False
-    try:
-        torch.load(file, weights_only=True, mmap=True)
-    except Exception:  # torch raises almost anything on damaged files
-        print(f"{file} is damaged: the pairs are encoded anew.")
-        return False
-    return True
-
-
 @torch.no_grad()
-def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path, recoloured_share: float) -> None:
+def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], recoloured_share: float) -> dict[str, torch.Tensor]:
     device = processes().device
     codec = codec.to(device)
     encoded = {}
@@ -121,6 +107,5 @@ def _encode_pairs(codec: PatchCodec, arrays: dict[str, np.ndarray], file: Path, 
         encoded[name] = torch.cat(parts)
     encoded |= {name: torch.from_numpy(np.array(arrays[name])) for name in ("mu", "sigma")}
     encoded |= {name: torch.from_numpy(np.array(arrays[name])).long() for name in ("degradation", "phrase")}
-    with whole_file(file) as part:
-        torch.save(encoded, part)
     codec.to("cpu")
+    return encoded
