@@ -164,9 +164,7 @@ class GenDegPipeline(DiffusionPipeline):
         asked = {name: value for name, value in locals().items() if name != "self"}
         call = check_inputs(asked, self.config, self.structure_correction and self.structure_correction.degradations)
         height, width = call.working_size = self.common_working_size(call.photos, call.resolution)
-        clean = (
-            torch.stack([resize(photo, call.working_size) for photo in call.photos]).to(self._execution_device) / 255
-        )
+        clean = torch.stack([resize(p, call.working_size) for p in call.photos]).to(self._execution_device) / 255
         clean_latents = self.encode(clean.to(self.unet.dtype))
         prompts, context, null_context = self.encode_prompts(call)
         latents = self.denoise(
