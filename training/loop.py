@@ -25,7 +25,7 @@ from accelerate.utils import broadcast, parse_flag_from_env, set_seed
 from diffusers.training_utils import EMAModel
 from safetensors import safe_open
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from runtime.errors import UserError
@@ -123,9 +123,9 @@ class Progress:
         self.step, self.earlier = state["step"], state.get("seconds", 0.0)
 
 
-def batched(samples: list[Any] | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Samples to a batch; data sets with `__getitems__` give one already."""
-    return samples if isinstance(samples, dict) else default_collate(samples)
+def rows_of_process(batch: dict[str, torch.Tensor], process: int, processes: int) -> dict[str, torch.Tensor]:
+    """What one of several processes has of a batch that was drawn for all of them."""
+    return batch if processes == 1 else {name: values[process::processes] for name, values in batch.items()}
 
 
 def train(
@@ -145,7 +145,8 @@ def train(
         model: everything that is trained, in one module; in the end it holds the averaged weights.
         loss: (model, batch) -> (loss, further numbers to log).
         data: endless indexed samples; step n takes samples [n * batch_size, (n + 1) * batch_size), so that a resumed
-            run sees the same ones. With a method `__getitems__(indices)` it gives a whole batch at once, on any device.
+            run sees the same ones. With a method `__getitems__(indices)` it gives a whole batch at once, on any device;
+            of several processes each then draws the batch of all and keeps its part, so that they learn what one would.
         save: called with the model holding the averaged weights at every checkpoint and at the end, in one process.
         parameter_groups: as an optimiser takes them, with `scale` in place of `lr`: a factor on the learning rate.
         validate: called with the step, while the model holds the averaged weights, in one process.
@@ -205,16 +206,18 @@ def train(
             shutil.rmtree(output / "checkpoint.previous", ignore_errors=True)
         with_averaged_weights(lambda: save(model))
 
-    indices = range(
-        progress.step * settings.batch_size + accelerator.process_index,
-        sys.maxsize,
-        accelerator.num_processes,
-    )
+    process, count = accelerator.process_index, accelerator.num_processes
+    first = progress.step * settings.batch_size
+    if hasattr(data, "__getitems__"):
+        indices, batch_size = range(first, sys.maxsize), settings.batch_size // settings.gradient_accumulation
+        collate = partial(rows_of_process, process=process, processes=count)
+    else:
+        indices, batch_size, collate = range(first + process, sys.maxsize, count), settings.batch_size // share, None
     loader = DataLoader(
         data,
-        batch_size=settings.batch_size // share,
+        batch_size=batch_size,
         sampler=indices,
-        collate_fn=batched,
+        collate_fn=collate,
         num_workers=settings.workers,
         persistent_workers=settings.workers > 0,
         pin_memory=cuda and settings.workers > 0,
