@@ -18,7 +18,7 @@ from PIL import Image
 from gendeg import load_pipeline
 from restorers import load_restorer
 from runtime.errors import UserError
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, is_held_back
 from training.photos import Photos
 from training.reproduce import __main__ as command
 from training.reproduce.pack import pack
@@ -60,11 +60,29 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, photos):
+def pairs(tmp_path_factory, photos):
+    """Real pairs, so to speak: of a scene to learn from and of one that is held back."""
+    folder = tmp_path_factory.mktemp("pairs")
+    scenes = [{"dataset": "Foggy", "scene": str(number), "degradation": "haze"} for number in range(20)]
+    chosen = [next(row for row in scenes if is_held_back(row) == held_back) for held_back in (False, True)]
+    rows = []
+    for number, row in enumerate(chosen):
+        clean = Image.open(photos / f"{number}.png")
+        clean.save(folder / f"clean-{number}.png")
+        clean.point(lambda value: value // 2 + 100).save(folder / f"{number}.png")
+        rows.append(row | {"file_name": f"{number}.png", "clean_file_name": f"clean-{number}.png"})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, photos, pairs):
     """All of it, by smoke recipes; stopped once, in the generator's first stage."""
     test = tmp_path_factory.mktemp("test")
     shutil.copy(photos / "0.png", test)
-    args = _arguments(tmp_path_factory.mktemp("made"), photos=[photos], test=test, terms="Do as you like")
+    args = _arguments(
+        tmp_path_factory.mktemp("made"), photos=[photos], pairs=[pairs], test=test, terms="Do as you like"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.loop._asked_anywhere", lambda *_: (args.output / "generator").exists())
         assert command.reproduce(args, InThisProcess()) == 1
@@ -84,7 +102,7 @@ def test_an_interrupted_stage_goes_on_and_what_is_done_is_left_alone(made, capsy
     third = InThisProcess()
     assert command.reproduce(args, third) == 0
     assert third.modules == [], "a second call leaves out everything"
-    assert capsys.readouterr().out.count("done already") == len(records) == 8
+    assert capsys.readouterr().out.count("done already") == len(records) == 9
 
 
 def test_what_it_makes_can_be_used(made):
@@ -110,15 +128,16 @@ def test_the_cards_say_how_it_was_made(made):
         recipe = records[stage]["recipe"]
         assert f"| {stage} | `training/recipes/{recipe}` | {records[stage]['minutes']:.1f} |" in card
         assert "Do as you like" in card and "(2 photographs)" in card and "| motion blur |" in card
+        assert "(2 pairs)" in card and "| Foggy | 1 |" in card
         assert (folder / "reproduce.json").read_text() == (output / "reproduce.json").read_text()
     assert str(output.parent) not in (output / "reproduce.json").read_text(), "no folders of this machine"
-    tables = json.loads((output / "tables" / "restorers.json").read_text())
+    tables = json.loads((output / "restorer-tables" / "restorers.json").read_text())
     assert "nafnet_psnr" in tables["haze"] and "swin psnr" in (output / "tables.md").read_text()
 
 
 def _minutes(stages) -> dict[str, float]:
     commands = {stage.name: stage.commands for stage in stages}
-    return {n: sum(float(c[c.index("--minutes") + 1]) for c in found) for n, found in commands.items() if n != "tables"}
+    return {n: sum(float(c[c.index("--minutes") + 1]) for c in commands[n]) for n in command.SHARES}
 
 
 def test_the_minutes_are_shared(tmp_path, photos):

@@ -69,7 +69,11 @@ def test_two_processes_go_on_like_one(codec, tmp_path, monkeypatch):
         assert [[int(row["step"]) for row in log] for log in logs] == [steps, steps]
         for ours, theirs in zip(*logs, strict=True):
             for name in ("loss", "error", "intensity_error", "learning_rate"):
-                assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-3, abs=1e-5), (stage, ours["step"], name)
+                assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-3, abs=1e-5), (
+                    stage,
+                    ours["step"],
+                    name,
+                )
     weights = [load_pipeline(run / "pipeline", device="cpu").unet.state_dict() for run in runs]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-3, rtol=0, msg=lambda m, name=name: f"{name}: {m}")

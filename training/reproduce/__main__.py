@@ -1,8 +1,9 @@
 """Makes all bundled checkpoints: python -m training.reproduce --photos DIR... --pairs DIR... --output runs
 
-From random initialisation, in this order: codec, generator, structure correction, a pair data set of all photographs by
-this generator, three restorers, and tables of what they reach. Each is a command of its own, in a process of its own.
-The same command goes on with an interrupted run and leaves out what is done; to make something anew, delete its folder.
+From random initialisation, in this order: codec, generator, structure correction, tables of what they reach, a pair
+data set of all photographs by this generator, three restorers, and their tables. Each is a command of its own, in a
+process of its own. The same command goes on with an interrupted run and leaves out what is done; to make something
+anew, delete its folder.
 OUTPUT/checkpoints is what `assets/checkpoints` holds; OUTPUT/reproduce.json says how everything was made.
 """
 
@@ -21,9 +22,9 @@ from PIL import Image
 from runtime.errors import UserError
 from runtime.images import write_image
 from training.command_line import command_line
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, is_held_back
 from training.photos import Photos
-from training.reproduce.card import write_cards
+from training.reproduce.card import COMPACT, write_cards
 from training.reproduce.pack import pack
 from training.reproduce.run import RECORDS, Run, Stage, run_process, run_stage
 from training.scenes import draw_scene
@@ -31,7 +32,10 @@ from training.scenes import draw_scene
 # What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
 SHARES = {"codec": 14, "generator": 50, "structure": 25, "dataset": 15, "nafnet": 35, "promptir": 35, "swin": 35}
 RESTORERS = ("nafnet", "promptir", "swin")
-TABLES = ("codec", "control", "structure", "held-back", "restorers")
+TABLES = {
+    "compact-tables": ("codec", "control", "structure", "held-back"),
+    "restorer-tables": ("restorers", "own", "published"),
+}
 RECIPES = Path(__file__).parents[1] / "recipes"
 SCENES = 8  # drawn where there are no photographs
 
@@ -42,7 +46,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
     photos, pairs = _each("--photos", args.photos), _each("--pairs", args.pairs)
     codec, generated, degrader = out / "codec", out / "generator" / "pipeline", out / "structure" / "pipeline"
     datasets = [out / "dataset" / f"{number}-{folder.name}" for number, folder in enumerate(args.photos, 1)]
-    names = args.only or [*SHARES, "tables"]
+    names = args.only or SHARES
 
     def minutes(name: str, part: float = 1.0) -> list[str]:
         share = part * SHARES[name] / sum(SHARES.get(n, 0) for n in names) if name in names else 0
@@ -58,16 +62,32 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         command = ["training.create_dataset", "--clean", folder, "--output", output, "--model", degrader]
         return [*command, *minutes("dataset", part)]
 
-    def table(what: str) -> list[str | Path]:
-        images = ["--pairs", *args.pairs] if what == "held-back" else ["--photos", args.test]
-        models = ["--restorers", *(out / "checkpoints" / "restorers" / name for name in RESTORERS)]
-        models = models if what == "restorers" else ["--model", out / "checkpoints" / "compact"]
-        return ["training.evaluate", what, *images, *models, "--output", out / "tables" / f"{what}.json"]
+    def tables(name: str, needs: list[Path]) -> Stage:
+        commands = []
+        held_back = [folder for folder in args.pairs if any(map(is_held_back, PairFolders([folder]).rows))]
+        for what in TABLES[name]:
+            of_pairs = what in ("held-back", "published")
+            if held_back if of_pairs else args.test:
+                images = ["--pairs", *held_back] if of_pairs else ["--photos", args.test]
+                models = ["--model", out / "checkpoints" / "compact"] if what not in ("restorers", "published") else []
+                if name == "restorer-tables":
+                    models += ["--restorers", *(out / "checkpoints" / "restorers" / name for name in RESTORERS)]
+                command: list[str | Path] = [
+                    "training.evaluate",
+                    what,
+                    *images,
+                    *models,
+                    "--output",
+                    out / name / f"{what}.json",
+                ]
+                commands.append(command)
+        return Stage(name, commands, out / name, out / name, needs)
 
     return [
         training("codec", "codec", "codec", "config.json", []),
         training("generator", "generator", "generator", "pipeline", [codec], "--codec", codec),
         training("structure", "structure_correction", "structure", "pipeline", [generated], "--model", generated),
+        tables("compact-tables", [degrader]),
         Stage(
             name="dataset",
             commands=[dataset(folder, output) for folder, output in zip(args.photos, datasets, strict=True)],
@@ -79,13 +99,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
             training(name, "restorer", f"restorer-{name}", "restorer", datasets, *_each("--generated", datasets))
             for name in RESTORERS
         ],
-        Stage(
-            name="tables",
-            commands=[table(what) for what in TABLES if (args.pairs if what == "held-back" else args.test)],
-            output=out / "tables",
-            result=out / "tables",
-            needs=[degrader, *(out / name / "restorer" for name in RESTORERS)],
-        ),
+        tables("restorer-tables", [degrader, *(out / name / "restorer" for name in RESTORERS)]),
     ]
 
 
@@ -121,10 +135,12 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
             continue
         if missing := [path for path in stage.needs if not path.exists()]:
             raise UserError(f"{stage.name} needs {missing[0]}, which the stages before it make.")
-        if stage.name == "tables":
+        if stage.name in TABLES:
             put_together(args.output, records)
-        else:
-            shutil.rmtree(args.output / "tables", ignore_errors=True)  # they were of what was there before
+        else:  # the tables were of what was there before
+            of_compact = stage.name in COMPACT
+            for name in TABLES if of_compact else ("restorer-tables",):
+                shutil.rmtree(args.output / name, ignore_errors=True)
         if code := run_stage(stage, records, data, run):
             print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
             return code
@@ -164,7 +180,7 @@ def main() -> int:
     parser.add_argument("--test", type=Path, metavar="DIR", help="photographs to measure on (default: no tables)")
     parser.add_argument("--output", type=Path, default=Path("runs"), help="(%(default)s)")
     parser.add_argument("--minutes", type=float, help="for all stages but tables (default: as long as the recipes say)")
-    parser.add_argument("--only", nargs="+", choices=(*SHARES, "tables"), help="these stages (default: all)")
+    parser.add_argument("--only", nargs="+", choices=(*SHARES, *TABLES), help="these stages (default: all)")
     parser.add_argument("--recipes", choices=("compact", "smoke"), default="compact", help="(%(default)s)")
     parser.add_argument("--terms", default="their own terms hold", help="of photographs and pairs, for the model cards")
     parser.add_argument("--pack", type=Path, metavar="DIR", help="instead: copy 40 MB of photographs and pairs there")

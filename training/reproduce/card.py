@@ -29,7 +29,10 @@ _WHAT = {
     "held-back": "Real pairs whose scenes were left out: PSNR in dB of pictures at their intensities to the true ones",
     "structure": "Structure correction: one-step predictions and full generation, before and after",
     "restorers": "Restorers: PSNR in dB and SSIM of simulated pairs, and what restoring adds; of clean ones both",
+    "own": "Restorers: the same of pairs that the generator made",
+    "published": "Restorers: PSNR in dB and SSIM of published pairs whose scenes were left out",
 }
+_OF_RESTORERS = ("restorers", "own", "published")
 
 
 def write_cards(output: Path, records: dict[str, Any]) -> None:
@@ -38,8 +41,10 @@ def write_cards(output: Path, records: dict[str, Any]) -> None:
     Args:
         records: of the stages, by name.
     """
-    files = {what: output / "tables" / f"{what}.json" for what in _WHAT}
-    tables = {what: json.loads(file.read_bytes()) for what, file in files.items() if file.exists()}
+    files = {file.stem: file for file in output.glob("*-tables/*.json")}
+    tables = {what: json.loads(files[what].read_bytes()) for what in _WHAT if what in files}
+    if "published" in tables:
+        tables["published"] = {name: _as_columns(rows) for name, rows in tables["published"].items()}
     measured = {what: f"{_WHAT[what]}.\n\n{markdown(rows)}\n" for what, rows in tables.items()}
     if measured:
         write_whole(output / "tables.md", "\n".join(measured.values()).encode())
@@ -49,21 +54,36 @@ def write_cards(output: Path, records: dict[str, Any]) -> None:
     if compact.exists():
         sizes = {f.name: _parameters(f) for f in sorted(compact.iterdir()) if f.is_dir()}
         rows = [f"| `{name}` | {size:,} |" for name, size in sizes.items() if size]
-        text = [text for what, text in measured.items() if what != "restorers"]
+        text = [text for what, text in measured.items() if what not in _OF_RESTORERS]
         facts = {"components": "\n".join(rows), "measured": "\n".join(text) or none}
         _write(compact, "compact.md", facts | _training(records, COMPACT), records)
     for name, (title, network) in _NETWORKS.items():
         folder = output / "checkpoints" / "restorers" / name
         if folder.exists():
-            own = ("psnr", "ssim", f"{name}_psnr", f"{name}_ssim")
-            rows = {
-                row: {column: value for column, value in values.items() if column in own}
-                for row, values in tables.get("restorers", {}).items()
-            }
+            columns = ("pairs", "psnr", "ssim", f"{name}_psnr", f"{name}_ssim")
+            text = []
+            for what in _OF_RESTORERS:
+                rows = {
+                    row: {column: value for column, value in values.items() if column in columns}
+                    for row, values in tables.get(what, {}).items()
+                }
+                if rows:
+                    text.append(f"{_WHAT[what]}.\n\n{markdown(rows)}\n")
             facts = {"name": name, "title": title, "network": network, "parameters": f"{_parameters(folder):,}"}
             facts["generated"] = f"{records.get('dataset', {}).get('pairs', 0):,}"
-            facts["measured"] = f"{_WHAT['restorers']}.\n\n{markdown(rows)}\n" if rows else none
+            facts["measured"] = "\n".join(text) or none
             _write(folder, "restorer.md", facts | _training(records, (name,)), records)
+
+
+def _as_columns(rows: dict[str, dict[str, float]]) -> dict[str, float]:
+    """A data set's table, one row an image's state, as one row, as the other tables have it."""
+    degraded = rows.pop("as it is")
+    return degraded | {
+        f"{name}_{column}": value
+        for name, values in rows.items()
+        for column, value in values.items()
+        if column != "pairs"
+    }
 
 
 def _write(folder: Path, template: str, facts: dict[str, str], records: dict[str, Any]) -> None:
