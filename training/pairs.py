@@ -333,7 +333,8 @@ class Crops(Dataset):
         crop: side in pixels, at most `size`.
         shares: see `BalancedSampler`.
         clean_share: share of samples whose degraded image is the clean one: what is fine must stay. Half of them have
-            grain, as photographs on film do, which must not be taken for the noise of low light.
+            grain, as photographs on film do, which must not be taken for the noise of low light; half of these are
+            nothing but a sky or a wall (`smooth_field`), dark or bright, which is neither fog nor low light.
         exposure_share: share of samples that are made darker or brighter, both images alike, by a gamma between a
             half and two: few photographs are dark or pale, and those must not be taken for low light or haze. Contrast
             is left alone: a duller copy with lifted shadows is what haze makes, and who learns to keep it keeps haze.
@@ -370,9 +371,19 @@ class Crops(Dataset):
         gamma = torch.from_numpy(gamma).float()[:, None, None, None]
         clean, degraded = clean**gamma, degraded**gamma
         for i in np.flatnonzero(rng.random(count) < self.clean_share):
-            clean[i] = with_grain(clean[i], rng) if rng.random() < 0.5 else clean[i]
+            if rng.random() < 0.5:
+                clean[i] = with_grain(clean[i] if rng.random() < 0.5 else smooth_field(self.crop, rng), rng)
             degraded[i] = clean[i]
         return {"degraded": degraded, "clean": clean}
+
+
+def smooth_field(size: int, rng: np.random.Generator) -> torch.Tensor:
+    """A smooth gradient of similar colours of any brightness, [3, size, size] in [0, 1]: a sky, a wall."""
+    spread = rng.uniform(0, 0.3)
+    colour = rng.uniform(0.03, 1) * (1 + spread * rng.uniform(-1, 1, (3, 1, 1)))
+    corners = colour * (1 + spread * rng.standard_normal((3, *rng.integers(1, 4, 2))))
+    grid = torch.from_numpy(corners).float().clamp(0, 1)[None]
+    return torch.nn.functional.interpolate(grid, (size, size), mode="bilinear", align_corners=True)[0]
 
 
 def with_grain(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
