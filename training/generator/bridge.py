@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from gendeg.codec import PatchCodec
-from gendeg.intensity import IntensityProjection
+from gendeg.intensity import NUM_BINS, IntensityProjection
 from gendeg.pipeline import GenDegPipeline, predict
 from gendeg.scheduler import BridgeScheduler
 from runtime.errors import UserError
@@ -49,6 +49,7 @@ class Generator(nn.Module):
         )
         tokens, width = text["max_position_embeddings"], text["hidden_size"]
         self.intensity_projection = IntensityProjection(tokens=tokens, width=width)
+        make_intensities_heard(self.intensity_projection)
         self.unet = UNet2DConditionModel(
             in_channels=2 * latent_channels,
             out_channels=2 * latent_channels,
@@ -70,6 +71,21 @@ class Generator(nn.Module):
         """Latents [B, C, h, w], timesteps, mu and sigma [B] (NaN: not given), token ids [B, L] to the output."""
         text = self.text_encoder(tokens).last_hidden_state
         return predict(self.unet, latents, timestep, clean_latents, self.intensity_projection(text, mu, sigma))
+
+
+def make_intensities_heard(projection: IntensityProjection) -> None:
+    """Begin with bins as cosines, of another frequency for each token and about as loud as the text; none is silence.
+
+    From its usual beginning, weights of a tenth of that, nothing of mu and sigma was heard at t = 0 after 45,000
+    samples.
+    """
+    place = (torch.arange(NUM_BINS) + 0.5) / NUM_BINS
+    frequency = torch.arange(projection.config.tokens)[:, None]
+    with torch.no_grad():
+        projection.stats_proj.weight.zero_()
+        projection.stats_proj.weight[:, :NUM_BINS] = torch.cos(torch.pi * frequency * place) / (1 + frequency) ** 0.5
+        projection.stats_proj.bias.zero_()
+        projection.cc_projection.weight[:, projection.config.width :].normal_()
 
 
 def run(recipe: dict[str, Any], args: argparse.Namespace) -> None:
