@@ -29,6 +29,7 @@ RESTORERS = ("nafnet", "promptir", "swin")
 
 def _arguments(output: Path, **changes) -> Namespace:
     settings = {"photos": [], "pairs": [], "test": None, "minutes": None, "only": None, "recipes": "smoke", "terms": ""}
+    settings["processes"] = 1
     return Namespace(output=output, **settings | changes)
 
 
@@ -151,6 +152,15 @@ def test_the_minutes_are_shared(tmp_path, photos):
 def test_a_stage_says_what_it_lacks(tmp_path, photos):
     with pytest.raises(UserError, match=r"generator needs .*codec"):
         command.reproduce(_arguments(tmp_path, photos=[photos], only=["generator"]), InThisProcess())
+
+
+def test_two_processes_train_together(tmp_path, photos):
+    args = _arguments(tmp_path, photos=[photos], only=["codec"], processes=2)
+    assert command.reproduce(args, run_process) == 0
+    assert (tmp_path / "codec" / "checkpoint" / "random_states_1.pkl").exists(), "there was no second process"
+    record = json.loads((tmp_path / "reproduce.json").read_text())["codec"]
+    assert "--num_processes 2" in record["commands"][0]
+    assert record["stages"][0]["samples"] == 40 * 8, "both together have the recipe's batch"
 
 
 def test_a_process_is_logged_and_told_to_end(tmp_path):

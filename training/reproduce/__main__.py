@@ -141,7 +141,7 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
             of_compact = stage.name in COMPACT
             for name in TABLES if of_compact else ("restorer-tables",):
                 shutil.rmtree(args.output / name, ignore_errors=True)
-        if code := run_stage(stage, records, data, run):
+        if code := run_stage(stage, records, data, run, args.processes):
             print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
             return code
     put_together(args.output, records)
@@ -180,11 +180,16 @@ def main() -> int:
     parser.add_argument("--test", type=Path, metavar="DIR", help="photographs to measure on (default: no tables)")
     parser.add_argument("--output", type=Path, default=Path("runs"), help="(%(default)s)")
     parser.add_argument("--minutes", type=float, help="for all stages but tables (default: as long as the recipes say)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="that train together: one for each GPU or CPU core (1)"
+    )
     parser.add_argument("--only", nargs="+", choices=(*SHARES, *TABLES), help="these stages (default: all)")
     parser.add_argument("--recipes", choices=("compact", "smoke"), default="compact", help="(%(default)s)")
     parser.add_argument("--terms", default="their own terms hold", help="of photographs and pairs, for the model cards")
     parser.add_argument("--pack", type=Path, metavar="DIR", help="instead: copy 40 MB of photographs and pairs there")
     args = parser.parse_args()
+    if args.processes < 1:
+        parser.error("--processes takes a number from 1.")
     Photos(args.photos), Photos(args.test), PairFolders(args.pairs)  # what is missing is said now, not after hours
     if args.pack:
         pack(args.photos, args.pairs, args.pack)

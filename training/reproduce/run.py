@@ -29,7 +29,7 @@ class Stage:
     """A stage: its commands, as `python -m` takes them, and what they need and make.
 
     Attributes:
-        recipe: None where it has none.
+        recipe: None where it has none: it trains nothing.
         output: its folder.
         result: the file or folder in there that is there when it is done.
         needs: what stages before it made.
@@ -43,18 +43,23 @@ class Stage:
     recipe: Path | None = None
 
 
-def run_stage(stage: Stage, records: dict[str, Any], data: str, run: Run) -> int:
+def run_stage(stage: Stage, records: dict[str, Any], data: str, run: Run, processes: int = 1) -> int:
     """Run those of a stage's commands that are not finished, and keep the record of it. Returns the exit code.
 
     Args:
         data: what it learns from, in words.
+        processes: that train it together.
     """
+    launcher = []
+    if processes > 1 and stage.recipe:
+        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        launcher += ["--main_process_port", "0", "-m"]  # one that is free
     if not stage.output.exists() or records.get(stage.name, {}).get("done"):  # what it made has been deleted
         records.pop(stage.name, None)
     stage.output.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = records.setdefault(stage.name, {"started": now, "minutes": 0.0, "finished": 0, "done": False})
-    record["commands"] = [shlex.join(_portable(part) for part in ["python", "-m", *c]) for c in stage.commands]
+    record["commands"] = [shlex.join(map(_portable, ["python", "-m", *launcher, *c])) for c in stage.commands]
     record |= {"data": data, "torch": torch.__version__, "processor": processor()}
     before, start, folder = record["minutes"], time.monotonic(), stage.output.parent
 
@@ -64,7 +69,7 @@ def run_stage(stage: Stage, records: dict[str, Any], data: str, run: Run) -> int
         write_whole(folder / RECORDS, (json.dumps(records, indent=1) + "\n").encode())
 
     for command in stage.commands[record["finished"] :]:
-        code = run([sys.executable, "-m", *map(str, command)], folder / LOG, keep)
+        code = run([sys.executable, "-m", *launcher, *map(str, command)], folder / LOG, keep)
         record["finished"] += not code
         keep()
         if code:
@@ -85,7 +90,11 @@ def run_process(command: list[str], log: Path, keep: Callable[[], None]) -> int:
     Args:
         keep: called now and then.
     """
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "5"}
+    environment = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "5"} | os.environ
+    if "accelerate.commands.launch" in command and not torch.accelerator.is_available():
+        count = int(command[command.index("--num_processes") + 1])
+        environment |= {"ACCELERATE_USE_CPU": "true"}  # the option --cpu would start a single process, without a word
+        environment = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))} | environment
     with (
         log.open("ab") as file,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as child,
