@@ -312,14 +312,14 @@ def _uniform(bounds: tuple[float, float], maximum: float) -> np.ndarray:
 
 
 def test_what_is_not_accepted_is_drawn_anew_or_given_up(command, tmp_path: Path, monkeypatch) -> None:
-    """The tiny model reaches a mu of about 0.19 in rain and 0.18 in haze, whatever it is asked for."""
-    for name, accepted in (("rain", (0.19, 0.3)), ("haze", (0.5, 0.6))):
+    """The tiny model reaches a mu of about 0.17 or 0.2 in rain, by photograph, and 0.2 in haze, whatever it is asked for."""
+    for name, accepted in (("rain", (0.174, 0.3)), ("haze", (0.5, 0.6))):
         monkeypatch.setitem(DEGRADATIONS, name, replace(DEGRADATIONS[name], accepted_mu=accepted))
     output = tmp_path / "pairs"
     asked = command(output, "--degradations", "rain", "haze")
     assert create_dataset.main(asked) == 0
     assert {row["degradation"] for row in rows(output)} == {"rain"}
-    assert all(row["mu_reached"] >= 0.19 for row in rows(output))
+    assert all(row["mu_reached"] >= 0.174 for row in rows(output))
     assert max(row["attempts"] for row in rows(output)) > 1
     for row in rows(output):
         drawn, seed = draw(0, row["source_file"], "rain", 0, row["attempts"])
