@@ -312,7 +312,7 @@ def _uniform(bounds: tuple[float, float], maximum: float) -> np.ndarray:
 
 
 def test_what_is_not_accepted_is_drawn_anew_or_given_up(command, tmp_path: Path, monkeypatch) -> None:
-    """The tiny model reaches a mu of about 0.17 or 0.2 in rain, by photograph, and 0.2 in haze, whatever it is asked for."""
+    """The tiny model reaches a mu of about 0.17 or 0.2 in rain, and 0.2 in haze, whatever it is asked for."""
     for name, accepted in (("rain", (0.174, 0.3)), ("haze", (0.5, 0.6))):
         monkeypatch.setitem(DEGRADATIONS, name, replace(DEGRADATIONS[name], accepted_mu=accepted))
     output = tmp_path / "pairs"
