@@ -63,7 +63,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
         return [*command, *minutes("dataset", part)]
 
     def tables(name: str, needs: list[Path]) -> Stage:
-        commands = []
+        commands: list[list[str | Path]] = []
         held_back = [folder for folder in args.pairs if any(map(is_held_back, PairFolders([folder]).rows))]
         for what in TABLES[name]:
             of_pairs = what in ("held-back", "published")
@@ -72,15 +72,8 @@ def stages(args: argparse.Namespace) -> list[Stage]:
                 models = ["--model", out / "checkpoints" / "compact"] if what not in ("restorers", "published") else []
                 if name == "restorer-tables":
                     models += ["--restorers", *(out / "checkpoints" / "restorers" / name for name in RESTORERS)]
-                command: list[str | Path] = [
-                    "training.evaluate",
-                    what,
-                    *images,
-                    *models,
-                    "--output",
-                    out / name / f"{what}.json",
-                ]
-                commands.append(command)
+                file = out / name / f"{what}.json"
+                commands.append(["training.evaluate", what, *images, *models, "--output", file])
         return Stage(name, commands, out / name, out / name, needs)
 
     return [

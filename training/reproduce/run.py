@@ -90,7 +90,7 @@ def run_process(command: list[str], log: Path, keep: Callable[[], None]) -> int:
     Args:
         keep: called now and then.
     """
-    environment = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "5"} | os.environ
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "5"}
     if "accelerate.commands.launch" in command and not torch.accelerator.is_available():
         count = int(command[command.index("--num_processes") + 1])
         environment |= {"ACCELERATE_USE_CPU": "true"}  # the option --cpu would start a single process, without a word
