@@ -13,6 +13,8 @@
 - `published`: PSNR and SSIM on folders of pairs (--pairs) at their own size, per data set: as they are, and restored;
   and LPIPS where torchmetrics and torchvision are installed. Of pairs that name their scene those that training leaves
   out.
+- `noise-space`: whether the denoiser of an adaptation (--adaptation, its output) predicts noise better the better the
+  real photographs it sees are restored, on held-back --pairs.
 - `restorers-sheet`: photographs as they are (real ones, say), beside what every restorer makes of them.
 """
 
@@ -39,6 +41,7 @@ from training.evaluate.codec import evaluate_codec
 from training.evaluate.control import evaluate_control
 from training.evaluate.held_back import evaluate_held_back
 from training.evaluate.inputs import evaluation_squares, generated, simulated
+from training.evaluate.noise_space import evaluate_noise_space, load_denoiser
 from training.evaluate.published import evaluate_published, load_lpips
 from training.evaluate.restorers import evaluate_restorers
 from training.evaluate.sheets import contact_sheet, restorers_sheet, structure_sheet
@@ -56,11 +59,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    tables = ("codec", "control", "held-back", "structure", "restorers", "own", "published")
+    tables = ("codec", "control", "held-back", "structure", "restorers", "own", "published", "noise-space")
     parser.add_argument("what", choices=(*tables, *sheets))
     parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
-    parser.add_argument("--pairs", type=Path, nargs="+", help="held-back, published: folders of pairs")
+    parser.add_argument("--pairs", type=Path, nargs="+", help="held-back, published, noise-space: folders of pairs")
+    parser.add_argument("--adaptation", type=Path, help="noise-space: what training.noise_space_adaptation wrote")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
     parser.add_argument("--all-scenes", action="store_true", help="published: also what training learns from")
@@ -73,12 +77,14 @@ def main() -> None:
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit takes a number from 1.")
-    if (args.what in ("held-back", "published")) != bool(args.pairs):
-        parser.error("--pairs names the folders of pairs that held-back and published are measured on.")
+    if (args.what in ("held-back", "published", "noise-space")) != bool(args.pairs):
+        parser.error("--pairs names the folders of pairs that held-back, published and noise-space are measured on.")
+    if (args.what == "noise-space") != bool(args.adaptation):
+        parser.error("--adaptation names what noise-space is measured of.")
     files = Photos(args.photos).files
     restoring = ("restorers", "restorers-sheet", "own", "published")
     restorers = _restorers(args.restorers) if args.what in restoring else []
-    model = load_pipeline(args.model) if args.what == "own" or not restorers else None
+    model = load_pipeline(args.model) if args.what == "own" or not (restorers or args.adaptation) else None
     if args.what == "published":
         _published(restorers, args)
         return
@@ -101,6 +107,9 @@ def main() -> None:
         return
     if args.what == "restorers":
         result = evaluate_restorers(restorers, photos, simulated(photos))
+    elif args.what == "noise-space":
+        adapted, held_back = load_restorer(args.adaptation / "restorer"), PairFolders(args.pairs, scenes="held_back")
+        result = evaluate_noise_space(load_denoiser(args.adaptation), adapted, photos, held_back, args.limit)
     elif args.what == "own":
         result = evaluate_restorers(restorers, photos, generated(model, photos))
     elif args.what == "held-back":
