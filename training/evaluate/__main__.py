@@ -10,6 +10,8 @@
 - `structure-sheet`: all six degradations, without and with structure correction.
 - `restorers`: gain in PSNR and SSIM on simulated pairs, per degradation and restorer.
 - `own`: the same on pairs of the generator, at typical and at real intensities.
+- `estimator`: how often the estimator names the degradation, and how far its mu and sigma are off: on simulated
+  pairs, on held-back --pairs, and on photographs in --real, whose folders are named by degradation.
 - `published`: PSNR and SSIM on folders of pairs (--pairs) at their own size, per data set: as they are, and restored;
   and LPIPS where torchmetrics and torchvision are installed. Of pairs that name their scene those that training leaves
   out.
@@ -32,6 +34,7 @@ import torch
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
+from gendeg.estimator import BUNDLED, load_estimator
 from restorers.registry import Restorer, available, load_restorer
 from runtime.errors import UserError
 from runtime.files import write_whole
@@ -39,6 +42,7 @@ from runtime.images import write_image
 from training.command_line import command_line, listing
 from training.evaluate.codec import evaluate_codec
 from training.evaluate.control import evaluate_control
+from training.evaluate.estimator import evaluate_estimator
 from training.evaluate.held_back import evaluate_held_back
 from training.evaluate.inputs import evaluation_squares, generated, simulated
 from training.evaluate.noise_space import evaluate_noise_space, load_denoiser
@@ -59,12 +63,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    tables = ("codec", "control", "held-back", "structure", "restorers", "own", "published", "noise-space")
+    tables = ("codec", "control", "held-back", "structure", "restorers", "own", "published", "noise-space", "estimator")
     parser.add_argument("what", choices=(*tables, *sheets))
     parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
     parser.add_argument("--pairs", type=Path, nargs="+", help="held-back, published, noise-space: folders of pairs")
     parser.add_argument("--adaptation", type=Path, help="noise-space: what training.noise_space_adaptation wrote")
+    parser.add_argument("--real", type=Path, help="estimator: folder of folders of real photographs, haze, rain ...")
+    parser.add_argument("--estimator", type=Path, default=BUNDLED, help="estimator: its folder (default: bundled)")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
     parser.add_argument("--all-scenes", action="store_true", help="published: also what training learns from")
@@ -77,14 +83,16 @@ def main() -> None:
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit takes a number from 1.")
-    if (args.what in ("held-back", "published", "noise-space")) != bool(args.pairs):
+    needs_pairs, takes_pairs = ("held-back", "published", "noise-space"), ("estimator",)
+    if args.what not in takes_pairs and (args.what in needs_pairs) != bool(args.pairs):
         parser.error("--pairs names the folders of pairs that held-back, published and noise-space are measured on.")
     if (args.what == "noise-space") != bool(args.adaptation):
         parser.error("--adaptation names what noise-space is measured of.")
     files = Photos(args.photos).files
     restoring = ("restorers", "restorers-sheet", "own", "published")
+    generating = ("codec", "control", "held-back", "structure", "own", "sheet", "structure-sheet")
     restorers = _restorers(args.restorers) if args.what in restoring else []
-    model = load_pipeline(args.model) if args.what == "own" or not (restorers or args.adaptation) else None
+    model = load_pipeline(args.model) if args.what in generating else None
     if args.what == "published":
         _published(restorers, args)
         return
@@ -112,6 +120,9 @@ def main() -> None:
         result = evaluate_noise_space(load_denoiser(args.adaptation), adapted, photos, held_back, args.limit)
     elif args.what == "own":
         result = evaluate_restorers(restorers, photos, generated(model, photos))
+    elif args.what == "estimator":
+        held_back = PairFolders(args.pairs, scenes="held_back") if args.pairs else None
+        result = evaluate_estimator(load_estimator(args.estimator), photos, held_back, args.real)
     elif args.what == "held-back":
         result = evaluate_held_back(model, photos, args.limit)
     elif args.what == "structure":

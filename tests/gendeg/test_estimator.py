@@ -1,0 +1,76 @@
+"""The estimator answers for photographs of any size, and puts its windows together as one map's mean and deviation."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from gendeg.degradations import DEGRADATIONS
+from gendeg.estimator import CLEAN, KINDS, SHORT_SIDE, DegradationEstimator, _windows, load_estimator
+
+
+@pytest.fixture(scope="module")
+def estimator():
+    torch.manual_seed(0)
+    return DegradationEstimator(widths=(8, 16), blocks=1).eval()
+
+
+@given(width=st.integers(1, 2000), height=st.integers(1, 2000))
+@settings(max_examples=25, deadline=None)
+def test_photographs_of_any_size_are_estimated(estimator, width, height):
+    estimate = estimator.estimate(Image.new("RGB", (width, height), (90, 120, 150)))
+    assert set(estimate.probabilities) == {*DEGRADATIONS, CLEAN}
+    assert sum(estimate.probabilities.values()) == pytest.approx(1, abs=1e-4)
+    likeliest = max(estimate.probabilities, key=estimate.probabilities.get)
+    assert (estimate.degradation or CLEAN) == likeliest
+    assert (estimate.mu > 0) == (estimate.degradation is not None)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_photographs_of_any_mode_are_estimated(estimator, mode):
+    image = Image.new("L", (300, 260), 70).convert(mode) if mode != "I;16" else Image.new(mode, (300, 260), 9000)
+    assert estimator.estimate(image).probabilities
+
+
+def test_the_whole_photograph_is_seen():
+    for size in ((256, 256), (700, 256), (256, 500)):
+        seen = np.zeros(size[::-1], bool)
+        marks = np.arange(size[0] * size[1], dtype=np.uint32).reshape(size[::-1])
+        image = Image.fromarray(np.stack([marks >> 16, marks >> 8 & 255, marks & 255], axis=2).astype(np.uint8))
+        for window in _windows(image):
+            r, g, b = ((window + 1) * 127.5).round().long()
+            seen.flat[(r * 65536 + g * 256 + b).flatten()] = True
+        assert seen.all()
+
+
+class Knowing(DegradationEstimator):
+    """Reads mu off a window's red and sigma off its green channel, and always sees haze."""
+
+    def forward(self, images):
+        values = (images.mean((2, 3)) + 1) / 2
+        logits = torch.zeros(len(images), len(KINDS))
+        logits[:, 0] = 9
+        return logits, values[:, None, :2].expand(-1, len(DEGRADATIONS), -1)
+
+
+def test_intensity_is_that_of_all_windows_together():
+    pixels = np.zeros((SHORT_SIDE, 3 * SHORT_SIDE, 3), np.uint8)
+    pixels[..., 0] = np.linspace(20, 120, 3 * SHORT_SIDE)  # mu rises from left to right
+    estimate = Knowing(widths=(8,), blocks=1).estimate(Image.fromarray(pixels))
+    assert estimate.degradation == "haze"
+    assert estimate.mu == pytest.approx(70 / 255, abs=0.01)
+    # Each window's own deviation is 0: what is left is how their means differ.
+    means = np.linspace(20 + 100 / 12, 120 - 100 / 12, 11) / 255
+    assert estimate.sigma == pytest.approx(means.std(), abs=0.01)
+
+
+def test_it_is_kept_in_a_folder(estimator, tmp_path):
+    estimator.save_pretrained(tmp_path / "estimator")
+    again = load_estimator(tmp_path / "estimator")
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 300, 3), np.uint8))
+    assert again.estimate(photo).probabilities == pytest.approx(estimator.estimate(photo).probabilities, abs=1e-4)
+    assert json.loads((tmp_path / "estimator" / "config.json").read_text())["widths"] == [8, 16]
