@@ -43,10 +43,15 @@ def intensity_of_pair(clean: torch.Tensor, degraded: torch.Tensor) -> tuple[floa
     if clean.dtype != torch.uint8:
         mu, sigma = intensity(clean[None], degraded[None])
         return float(mu), float(sigma)
-    share = torch.bincount(degradation_map(clean, degraded).flatten(), minlength=256).double() / clean.numel()
-    values = torch.arange(256, dtype=torch.float64) / 255
-    mu = (share * values).sum()
-    return float(mu), float((share * (values - mu).square()).sum().sqrt())
+    return intensity_of_bytes(degradation_map(clean, degraded))
+
+
+def intensity_of_bytes(values: torch.Tensor) -> tuple[float, float]:
+    """Mean and deviation, in [0, 1], of uint8 values of a degradation map; of any shape."""
+    share = torch.bincount(values.flatten(), minlength=256).double() / values.numel()
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mu = (share * levels).sum()
+    return float(mu), float((share * (levels - mu).square()).sum().sqrt())
 
 
 def to_bin(value: torch.Tensor, maximum: float) -> torch.Tensor:
