@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.pipeline import MIN_SIDE
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, files_below, image_size, open_image
+from runtime.images import PHOTOGRAPHS, files_below, image_size, open_image
 from training.command_line import listing
 from training.dataset.store import AppendLog
 from training.json_lines import json_lines
@@ -75,7 +75,7 @@ def find_photos(
         if path in ("metadata.jsonl", "metadata.csv", "captions.jsonl"):
             continue
         try:
-            if Path(path).suffix.lower() not in SUFFIXES:
+            if Path(path).suffix.lower() not in PHOTOGRAPHS:
                 raise UserError("not an image file")
             width, height = image_size(folder / path)
             size = working_size(height, width)
