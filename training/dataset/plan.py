@@ -42,6 +42,15 @@ class Photo:
     caption: str = ""
 
 
+class NoPhotographs(UserError):
+    """A folder without a photograph to work on; `skipped` is what it holds instead, as of `find_photos`."""
+
+    def __init__(self, folder: Path, skipped: list[tuple[str, str]]):
+        reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
+        super().__init__(f"There is no photograph to work on in {folder}.{reasons}")
+        self.skipped = skipped
+
+
 @dataclass(frozen=True)
 class Batch:
     """Photographs of one size that are degraded in one go; `copy` counts the samples of one kind of a photograph."""
@@ -64,7 +73,7 @@ def find_photos(
         (photographs in the order of their paths, (path, why not) of the other files).
 
     Raises:
-        UserError: if there is no such folder or no photograph in it.
+        UserError: if there is no such folder; a NoPhotographs if there is no photograph in it.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
@@ -86,8 +95,7 @@ def find_photos(
             skipped.append((path, str(error).rstrip(".")))
     skipped += [(path, "in the metadata, but not in the folder") for path in has if path not in files]
     if not photos:
-        reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
-        raise UserError(f"There is no photograph to work on in {folder}.{reasons}")
+        raise NoPhotographs(folder, skipped)
     return photos, skipped
 
 
@@ -173,6 +181,11 @@ def plan(photos: list[Photo], per_image: int, batch_size: int) -> list[Batch]:
 def read(clean: Path, batch: Batch) -> list[np.ndarray | str]:
     """The photographs at their working size, uint8 [H, W, 3]; for an unreadable one, why it is."""
     return [_read_or_reason(clean, photo) for photo in batch.photos]
+
+
+def forget() -> None:
+    """Let go of the photographs that `read` has kept."""
+    _read_or_reason.cache_clear()
 
 
 @lru_cache(maxsize=64)  # the batches of a photograph follow closely
