@@ -84,7 +84,7 @@ class DataSet:
         file: the ZIP.
         sheet: an image of some of the pairs.
         pairs: how many of each degradation.
-        asked: number of pairs that were asked for.
+        asked: number of pairs that were asked for, of damaged photographs too.
         given_up: samples without an accepted intensity.
         photographs: of how many there are pairs.
         skipped: files that were left out.

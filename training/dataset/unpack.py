@@ -105,7 +105,8 @@ def _photographs(archive: ZipFile, of: str, skipped: list[tuple[str, str]]) -> l
     found = []
     for entry in archive.infolist():
         name = _name(entry)
-        if entry.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in _parts(name) if part != ".."):
+        folder = not name or name.endswith("/")  # zipfile's own is_dir fails for an entry without a name
+        if folder or any(part.startswith(".") or part == "__MACOSX" for part in _parts(name) if part != ".."):
             continue
         try:
             _check_entry(entry, name)
