@@ -33,10 +33,11 @@ from runtime.limits import limit, max_bytes
 from runtime.requests import HANDLERS, Page
 from runtime.uploads import UploadGate, uploaded
 from runtime.zero_gpu import zero_gpu
+from training.dataset.tab import data_set_tab
 
 ABOUT = """# GenDeg
 Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for,
-and restores degraded photographs.
+restores degraded photographs, and makes data sets of pairs.
 """
 SESSIONS = 500  # of visitors and API calls, half a megabyte each; then the one that was idle longest is forgotten
 SYSTEM_FONTS = ("system-ui", "sans-serif")
@@ -57,6 +58,8 @@ def build() -> gr.Blocks:
                 send, degraded, clean = degrade_tab(demo, models)
             with gr.Tab("Restore", id="restore"):
                 restore_inputs = restore_tab(demo)
+            with gr.Tab("Data set", id="data-set"):
+                data_set_tab(demo, models)
         send.click(
             send_to_restore,
             [degraded, clean],

@@ -28,6 +28,7 @@ from runtime.memory import is_out_of_memory, release_memory
 from runtime.zero_gpu import on_gpu
 
 SWEEP_COLUMNS = 5
+_MOST_SECONDS = 120  # of ZeroGPU's calls
 _PREVIEWS = 6  # at most, of one image: decoding takes time too
 
 
@@ -40,7 +41,7 @@ class Step:
     preview: Image.Image | None = None
 
 
-Work = Callable[[GenDegPipeline, Request, Report], Any]
+Work = Callable[[GenDegPipeline, Any, Report], Any]  # the second is what is asked
 
 
 class Models:
@@ -76,6 +77,10 @@ class Models:
         """
         return self._job(_sweep, request, model)
 
+    def run(self, work: Work, request: Any, model: str | None = None) -> Iterator[Any]:
+        """What `work(pipeline, request, report)` reports, and what it returns. Otherwise like `generate`."""
+        return self._job(work, request, model)
+
     def prepare(self, model: str | None = None, unless_loaded: bool = False) -> None:
         """Load a model now, so that its first job need not wait; with ZeroGPU only before the app is served.
 
@@ -97,7 +102,7 @@ class Models:
         """
         return self._pipeline is not None and (model is None or self._source == model_source(model))
 
-    def _run(self, work: Work, request: Request, model: str | None) -> Iterator[Any]:
+    def _run(self, work: Work, request: Any, model: str | None) -> Iterator[Any]:
         yield from run_job(self._running, lambda report: work(self._load(model), request, report))
 
     def _load(self, model: str | None) -> GenDegPipeline:
@@ -152,8 +157,10 @@ def describe(captioner: Captioner, photo: str | None) -> str:
     return caption
 
 
-def _seconds(work: Work, request: Request, model: str | None) -> int:
+def _seconds(work: Work, request: Any, model: str | None) -> int:
     """How long a job may take with ZeroGPU: what its steps and pixels need, by half a second a step of 512 x 512."""
+    if not isinstance(request, Request):
+        return _MOST_SECONDS  # other work than a picture or a sweep ends when it must
     images = 2 * SWEEP_COLUMNS if work is _sweep else 1
     try:
         settings = read_settings(model_source(model))
@@ -161,7 +168,7 @@ def _seconds(work: Work, request: Request, model: str | None) -> int:
         return 15  # the job itself says what is wrong with the model
     steps = request.steps or own_value(settings.num_inference_steps, request.degradation)
     side = request.resolution or settings.resolution
-    return min(15 + ceil(0.5 * steps * images * (side / 512) ** 2), 120)
+    return min(15 + ceil(0.5 * steps * images * (side / 512) ** 2), _MOST_SECONDS)
 
 
 def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Result:

@@ -127,13 +127,13 @@ def read_request(
         degradation=kind.name,
         mu=kind.typical[0] if mu is None else _number("mu", mu, 0, MU_MAX),
         sigma=kind.typical[1] if sigma is None else _number("sigma", sigma, 0, SIGMA_MAX),
-        seed=_whole("The seed", seed, 0, MAX_SEED),
-        steps=None if steps is None else _whole("The number of steps", steps, 1, limit("GENDEG_MAX_STEPS")),
+        seed=whole("The seed", seed, 0, MAX_SEED),
+        steps=None if steps is None else whole("The number of steps", steps, 1, limit("GENDEG_MAX_STEPS")),
         guidance_scale=None if guidance_scale is None else _number("The guidance scale", guidance_scale, 0, 30),
         image_guidance_scale=(
             None if image_guidance_scale is None else _number("The image guidance scale", image_guidance_scale, 0, 30)
         ),
-        resolution=None if resolution is None else _whole("The resolution", resolution, *resolutions()),
+        resolution=None if resolution is None else whole("The resolution", resolution, *resolutions()),
         output_size=_output_size(output_size),
         caption=_caption(caption),
         structure_correction=STRUCTURE_CORRECTION[choice],
@@ -215,7 +215,7 @@ def _output_size(value: Any) -> int | str:
     if value is None or value in OUTPUT_SIZES:
         return value or OUTPUT_SIZES[0]
     try:
-        return _whole("The output size", value, MIN_RESOLUTION // 4, 100_000)
+        return whole("The output size", value, MIN_RESOLUTION // 4, 100_000)
     except UserError:
         words = " or ".join(OUTPUT_SIZES)
         raise UserError(f"The output size must be {words}, or a short side in pixels, not {_shown(value)}.") from None
@@ -231,7 +231,12 @@ def _number(name: str, value: Any, lowest: float, highest: float) -> float:
     return number
 
 
-def _whole(name: str, value: Any, lowest: int, highest: int) -> int:
+def whole(name: str, value: Any, lowest: int, highest: int) -> int:
+    """What was typed, as a whole number from `lowest` to `highest`.
+
+    Raises:
+        UserError: if it is none; the message calls it `name`.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):

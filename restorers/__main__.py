@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from restorers.registry import Restorer, available, load_restorer
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, check_output, image_files, open_image, shown, write_image
+from runtime.images import PHOTOGRAPHS, SUFFIXES, check_output, image_files, open_image, shown, write_image
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _single_job(source: Path, target: Path) -> tuple[Path, Path]:
     if os.path.isdir(target):
-        target = target / source.name
+        target = target / result_name(source)
     check_output(target)
     if target.resolve() == source.resolve():
         raise UserError("Choose another output: the photograph would be replaced.")
@@ -77,8 +77,13 @@ def _folder_jobs(folder: Path, output: Path) -> list[tuple[Path, Path]]:
         raise UserError(f"The output {shown(output)} is a file; of a folder the results need a folder.")
     sources = [file for file in image_files(folder) if not (inside and file.resolve().is_relative_to(output.resolve()))]
     if not sources:
-        raise UserError(f"The folder {shown(folder)} holds no photographs ({', '.join(SUFFIXES)}).")
-    return [(source, output / source.relative_to(folder)) for source in sources]
+        raise UserError(f"The folder {shown(folder)} holds no photographs ({', '.join(PHOTOGRAPHS)}).")
+    return [(source, output / source.relative_to(folder).with_name(result_name(source))) for source in sources]
+
+
+def result_name(source: Path) -> str:
+    """What a result is called: as its photograph; a PNG beside that name, where its format can only be read."""
+    return source.name if source.suffix.lower() in SUFFIXES else f"{source.name}.png"
 
 
 def restore_file(restorer: Restorer, source: Path, target: Path) -> None:

@@ -28,7 +28,8 @@ _READERS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
 _WRITERS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
 }  # fmt: skip
-SUFFIXES = tuple(_WRITERS)  # endings of the files that are looked for in folders, and of those that can be written
+SUFFIXES = tuple(_WRITERS)  # endings of the files that can be written
+PHOTOGRAPHS = (*SUFFIXES, ".gif", ".avif", ".heic", ".heif")  # of those that are looked for: all that is opened
 _TIFF_COMPRESSIONS = (
     "raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg", "zstd", "webp", "tiff_ccitt",
     "group3", "group4",
@@ -135,8 +136,8 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Those of `files_below` that end in one of SUFFIXES."""
-    return [file for file in files_below(folder) if file.suffix.lower() in SUFFIXES]
+    """Those of `files_below` that end in one of PHOTOGRAPHS."""
+    return [file for file in files_below(folder) if file.suffix.lower() in PHOTOGRAPHS]
 
 
 def check_output(path: str | Path) -> None:

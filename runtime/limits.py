@@ -7,6 +7,9 @@
 | GENDEG_MAX_STEPS | steps of one picture | 200 |
 | GENDEG_MAX_RESOLUTION | the short side at which a generator works, in pixels | 768 |
 | GENDEG_MAX_SECONDS | a job, once it is its turn | 600 |
+| GENDEG_MAX_PHOTOGRAPHS | photographs that a data set is made of | 100 |
+| GENDEG_MAX_PAIRS | pairs of a data set | 600 |
+| GENDEG_MAX_UNPACKED_MEGABYTES | the photographs in uploaded ZIPs, unpacked | 500 |
 | GENDEG_MAX_WAITING | jobs that wait; one more is refused | 32 |
 | GENDEG_MAX_CACHE_GIGABYTES | all uploads and results together, which are deleted after an hour | 8 |
 """
@@ -23,6 +26,9 @@ DEFAULTS = {
     "GENDEG_MAX_STEPS": 200,
     "GENDEG_MAX_RESOLUTION": 768,
     "GENDEG_MAX_SECONDS": 600,
+    "GENDEG_MAX_PHOTOGRAPHS": 100,
+    "GENDEG_MAX_PAIRS": 600,
+    "GENDEG_MAX_UNPACKED_MEGABYTES": 500,
     "GENDEG_MAX_WAITING": 32,
     "GENDEG_MAX_CACHE_GIGABYTES": 8,
 }

@@ -1,4 +1,4 @@
-"""What do both tabs show alike? Status lines, files to download, and uploads that browsers cannot show."""
+"""What do all tabs show alike? Status lines, files to download, and uploads that browsers cannot show."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
+from gradio.data_classes import ImageData, ListFiles
 from gradio.utils import get_upload_folder
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -49,6 +49,22 @@ class Photo(gr.Image):
         return schema | {"additional_description": schema.pop("description", None)}
 
 
+class Files(gr.File):
+    """A component of several files, of any kind, that is to `gr.File` what `Photo` is to `gr.Image`."""
+
+    is_template = True
+
+    def __init__(self, **options: Any):
+        super().__init__(file_count="multiple", **options)
+        self.data_model = None
+
+    def preprocess(self, payload: Any) -> Any:
+        return payload
+
+    def api_info(self) -> dict[str, Any]:
+        return ListFiles.model_json_schema()
+
+
 def uploaded(file: Any) -> str | None:
     """The path of a file that came with a request; None if none came.
 
@@ -69,6 +85,18 @@ def uploaded(file: Any) -> str | None:
     except (OSError, TypeError, ValueError, RuntimeError):  # also names with NUL, and loops of links
         pass
     raise UserError(_NOT_UPLOADED)
+
+
+def all_uploaded(files: Any) -> list[Path]:
+    """The paths of the files that came with a request.
+
+    Args:
+        files: what `Files` hands over: a list of {"path": ...}, one such, or None.
+
+    Raises:
+        UserError: as of `uploaded`.
+    """
+    return [Path(path) for file in (files if isinstance(files, list) else [files]) if (path := uploaded(file))]
 
 
 def check_files(value: Any) -> None:

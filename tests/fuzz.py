@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -39,7 +40,7 @@ from restorers import load_restorer
 from runtime.errors import OUR_FAULT, UserError
 from runtime.images import open_image
 from tests import tiny
-from tests.fuzz_files import damaged_folder, emptied, image_file, pair_folder, photograph, weights_file
+from tests.fuzz_files import damaged_folder, emptied, image_file, pair_folder, photograph, weights_file, zip_file
 from training.pair_folders import PairFolders
 from training.photos import random_crop_of_pair
 
@@ -262,6 +263,8 @@ def sound_value(world: World, component: dict[str, Any], rng: random.Random) -> 
         if "lean" in label and rng.random() < 0.5:
             return None
         file = {"path": world.photo, "meta": {"_type": "gradio.FileData"}}
+        if props.get("file_count") == "multiple":
+            return [file] * rng.choice((1, 1, 2))
         return file if rng.random() < 0.7 or kind != "image" else {"path": world.photo}
     if kind == "slider":
         low, high = props["minimum"], props["maximum"]
@@ -272,13 +275,15 @@ def sound_value(world: World, component: dict[str, Any], rng: random.Random) -> 
         for start, choices in (("Asked mu", (0, 0.1, 0.7)), ("Asked sigma", (0, 0.06, 0.4)), ("Steps", (1, 2))):
             if label.startswith(start):
                 return rng.choice((None, *choices))
+        if label == "Pairs of each":
+            return rng.choice((1, 2))
         return rng.choice((0, 1, 2**32 - 1)) if label.startswith("Seed") else None
     if kind in ("dropdown", "radio", "checkboxgroup"):
         choices = [choice[1] for choice in props.get("choices") or ()]
         if label == "Model":
             return choices[0]  # the others are not tiny
         if kind == "checkboxgroup" or props.get("multiselect"):
-            return rng.sample(["nafnet", "swin"], rng.choice((1, 1, 2)))
+            return rng.sample(choices or ["nafnet", "swin"], rng.choice((1, 1, 2)))
         return rng.choice(choices) if choices else None
     if kind == "checkbox":
         return rng.random() < 0.5
@@ -468,6 +473,27 @@ def restore_problems(world: World, data: list[Any], values: list[Any], size: tup
             yield f"{name} failed: {result['error']}"
 
 
+def data_set_problems(world: World, data: list[Any], values: list[Any], size: tuple[int, int] | None) -> Iterator[str]:
+    """What is wrong with a success of /data_set."""
+    file, numbers = data
+    with zipfile.ZipFile(io.BytesIO(world.client.get(file["url"]).content)) as archive:
+        names = archive.namelist()
+        (metadata,) = (name for name in names if name.endswith("metadata.jsonl"))
+        rows = [json.loads(line) for line in archive.read(metadata).splitlines()]
+        base = metadata.removesuffix("metadata.jsonl")
+        if archive.testzip() or len(names) != len(set(names)) or "pairs/README.md" not in names:
+            yield f"a damaged ZIP: {names}"
+        for row in rows:
+            pair = [np.asarray(Image.open(archive.open(base + row[f"{kind}file_name"]))) for kind in ("", "clean_")]
+            difference = np.abs(pair[0].astype(float) - pair[1]) / 255
+            if not math.isclose(difference.mean(), row["mu_reached"], abs_tol=1e-3):
+                yield f"a mu of {difference.mean()} is said to be {row['mu_reached']}"
+    if len(rows) != numbers["pairs"] or numbers["pairs"] + numbers["given_up"] > numbers["asked"] or numbers["ended"]:
+        yield f"{len(rows)} pairs, it says {numbers}"
+    if len(values) > 5 and not same_number(values[5], numbers["seed"]):
+        yield f"seed {values[5]} was asked, it says {numbers['seed']}"
+
+
 def same_number(sent: Any, came: float) -> bool:
     try:
         literal = sent.removeprefix("@") if isinstance(sent, str) else sent  # see `as_json`
@@ -495,8 +521,8 @@ def named_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
     if answer.data is not None:
         if any(value not in (None, "") and "path" not in str(value) for value in values[:1]) or not values:
             yield f"it answers {values[:1]} as if that were a photograph"
-        judge = degrade_problems if function["api_name"] == "degrade" else restore_problems
-        if function["api_name"] in ("degrade", "restore"):
+        judges = {"degrade": degrade_problems, "restore": restore_problems, "data_set": data_set_problems}
+        if judge := judges.get(function["api_name"]):
             names = [component["props"].get("label", "") for component in components]
             other = [value for name, value in zip(names, values, strict=False) if name.startswith("Output size")]
             yield from judge(world, answer.data, values, (80, 60) if other in ([], ["photo"]) else None)
@@ -583,6 +609,28 @@ def image_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
             yield from restore_problems(world, answer.data, values, opened.size)
     elif opened is not None and which == "restore" and len(values) == 2:
         yield f"a photograph of {opened.size} was refused: {answer.error}"
+
+
+def zip_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
+    """An odd or damaged ZIP of photographs."""
+    content, sound = zip_file(rng)
+    upload = world.upload(rng.choice(("photos.zip", "photos.zip", "photos", "photos.ZIP", "é😀.zip")), content)
+    values = [[{"path": upload}], ["rain"], 1, rng.choice(("imagefolder", "folders")), rng.random() < 0.3]
+    function = next(d for d in world.dependencies.values() if d["api_name"] == "data_set")
+    answer = call(world, function, values, "named", session)
+    yield from problems_of(world, answer, values)
+    if answer.data is not None:
+        yield from data_set_problems(world, answer.data, values, None)
+    elif sound and not re.search("reached an intensity|turned by a note", str(answer.error)):
+        yield f"a ZIP with a sound photograph was refused: {answer.error}"
+    left = [path for path in uploads_of(world).glob("gendeg-*/*") if path.name in ("photos", "pairs")]
+    if left:
+        yield f"a job left {left}"
+
+
+def uploads_of(world: World) -> Path:
+    """The app's folder of files."""
+    return Path(world.photo).parents[1]
 
 
 def route_case(world: World, rng: random.Random, session: str) -> Iterator[str]:
@@ -717,7 +765,7 @@ def is_ours(line: str) -> bool:
 
 CASES: dict[Callable[[World, random.Random, str], Iterator[str]], int] = {
     named_case: 30, page_case: 30, image_case: 15, route_case: 8, weights_case: 8, restorer_folder_case: 3,
-    generator_folder_case: 3, pair_folder_case: 3,
+    generator_folder_case: 3, pair_folder_case: 3, zip_case: 6,
 }  # fmt: skip
 
 

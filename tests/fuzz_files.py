@@ -8,6 +8,8 @@ import pickle
 import random
 import shutil
 import struct
+import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,13 @@ ODD_SIZES = ((1, 1), (1, 500), (7, 3), (33, 32), (64, 2000), (31, 32), (3, 3), (
 ODD_SETTINGS = (
     None, True, False, "", "haze", "\ud800", -1, 0, 1, 3, 0.5, float("nan"), float("inf"), float("-inf"), [], {},
     [None], [[]], {"a": {}}, [1, 2, 3], "../../etc/passwd", ["x", "y"], "0", {"haze": 1}, {"haze": None},
+)  # fmt: skip
+
+
+ODD_ENTRIES = (
+    "../{}", "../../../../tmp/{}", "/etc/{}", "..\\{}", "C:\\{}", "a/../{}",
+    "./{}", "a\0{}", "a//b/{}", "{}/", "{0}/{0}", "é😀/{}", "\u202e{}", "<img src=x>{}", "con.{}",
+    ".{}", "__MACOSX/{}", "a" * 300 + "{}", "a/" * 600 + "{}", "{}.zip",
 )  # fmt: skip
 
 
@@ -79,6 +88,31 @@ def image_file(rng: random.Random) -> tuple[bytes, str, tuple[int, int] | None]:
     if mode == "F":
         upright = None  # not numbers, perhaps
     return content, name, upright
+
+
+def zip_file(rng: random.Random) -> tuple[bytes, bool]:
+    """(content of a ZIP, whether there is surely a photograph in it)."""
+    file, sound = io.BytesIO(), False
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", rng.choice((0, 0, 8, 8, 12, 14))) as archive:
+        warnings.simplefilter("ignore")  # of equal names
+        for _ in range(rng.choice((0, 1, 1, 2, 3))):
+            content, name, size = image_file(rng)
+            odd = rng.random() < 0.6
+            entry = zipfile.ZipInfo(rng.choice(ODD_ENTRIES).format(name) if odd else name)
+            entry.compress_type = archive.compression
+            if rng.random() < 0.3:
+                odd = True
+                entry.external_attr = rng.choice((0o120777, 0o100644, 0o040755, 0o010644, 0o060644)) << 16
+            archive.writestr(entry, content)
+            fit = size is not None and 32 <= min(size) and max(size) <= 90 and name.endswith(tuple(FORMATS.values()))
+            sound |= fit and not odd and archive.compression in (0, 8)
+    content = bytearray(file.getvalue())
+    if rng.random() < 0.3:
+        return damaged(rng, bytes(content)), False
+    if rng.random() < 0.1 and (first := content.find(b"PK\1\2")) >= 0:
+        content[first + 8] |= 1  # it says that it is locked with a password
+        return bytes(content), False
+    return bytes(content), sound
 
 
 def damaged(rng: random.Random, content: bytes, kind: str = "") -> bytes:

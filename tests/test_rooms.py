@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("runtime", "restorers", "gendeg", "training")
 FILES = [ROOT / "app.py", *sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
-TABS = ("gendeg.tab", "restorers.tab")
-LINES = 400  # of a file, the tabs' descriptions of their layout excepted
+TABS = ("gendeg.tab", "restorers.tab", "training.dataset.tab")
+LINES = 400  # of a file; gendeg.tab, which describes the layout of most that there is to choose, has more
 SCM = ("restorers.nafnet", "restorers.architectures")  # the structure correction module is a NAFNet, read as one
 
 
@@ -116,7 +116,7 @@ def test_there_are_no_circles() -> None:
 
 def test_a_file_is_short_enough_to_be_read() -> None:
     lines = {module: len(file.read_text(encoding="utf-8").splitlines()) for module, file in MODULES.items()}
-    assert {module: count for module, count in lines.items() if count > LINES and module not in TABS} == {}
+    assert {module: count for module, count in lines.items() if count > LINES and module != "gendeg.tab"} == {}
 
 
 def test_every_file_says_first_what_it_is_about() -> None:

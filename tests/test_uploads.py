@@ -51,15 +51,18 @@ def names_and_arguments(demo: gr.Blocks) -> Iterator[tuple[int, list[Any], int]]
                 yield index, values, place
 
 
-@pytest.mark.parametrize("endpoint", ["degrade", "restore"])
+@pytest.mark.parametrize("endpoint", ["degrade", "restore", "data_set"])
 def test_named_endpoints_open_uploads_alone(app_url: str, foreign: list[str], endpoint: str) -> None:
-    rest = ["haze"] if endpoint == "degrade" else [["nafnet"]]  # what is left out has its default
+    rest = {"degrade": "haze", "restore": ["nafnet"], "data_set": ["haze"]}[
+        endpoint
+    ]  # what is left out has its default
     answers = set()
     for path in foreign:
         for file in ({"path": path}, {"path": path, "meta": {"_type": "something"}}, path):
-            event, answer = call(app_url, endpoint, [file, *rest])
-            assert event == "error"
-            answers.add(json.dumps(answer))
+            for files in [file] if endpoint != "data_set" else [file, [file], [None, file]]:
+                event, answer = call(app_url, endpoint, [files, rest])
+                assert event == "error"
+                answers.add(json.dumps(answer))
     assert len(answers) == 1 and NOT_UPLOADED in answers.pop(), "one sentence, whether the file is there or not"
 
 
@@ -87,7 +90,7 @@ def test_no_function_of_the_app_takes_a_foreign_file(app_url: str, foreign: list
                 text += httpx.get(f"{app_url}gradio_api/queue/data?session_hash=probe{index}", timeout=30).text
             assert time.monotonic() - started < 10
             assert "file=" not in text and "private" not in text.replace(path, ""), f"function {index} served {path}"
-    assert found >= 6
+    assert found >= 8
 
 
 def test_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,9 +111,10 @@ def test_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             uploaded(file)
 
 
-def test_the_page_has_no_image_input_that_opens_files_itself() -> None:
+def test_the_page_has_no_input_that_opens_files_itself() -> None:
     for function in app.demo.fns.values():
-        assert not [block for block in function.inputs if isinstance(block, gr.Image) and not isinstance(block, Photo)]
+        opening = [block for block in function.inputs if isinstance(block, gr.Image | gr.File)]
+        assert all(isinstance(block, Photo | uploads.Files) for block in opening)
 
 
 def test_uploads_are_limited_in_size_and_in_all(app_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

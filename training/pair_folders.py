@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from gendeg.degradations import get_degradation
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, image_size
+from runtime.images import PHOTOGRAPHS, image_size
 from training.command_line import listing
 from training.json_lines import json_lines
 
@@ -22,8 +22,8 @@ class PairFolders:
 
     Args:
         folders: each holds a `metadata.jsonl` whose rows name `file_name` and `clean_file_name`, as
-            `training.create_dataset` writes it; or two folders of equally named files, `degraded` (or `input`) and
-            `clean` (or `target`).
+            `training.create_dataset` writes it; or two folders of equally named files, `degraded` (or `input`, `lq`)
+            and `clean` (or `target`, `gt`).
         check: raises a UserError for a row of `metadata.jsonl` (empty where there is none) that does not serve.
         scenes: "training" leaves out the scenes that are held back for evaluation (`is_held_back`), "held_back" leaves
             out all others.
@@ -62,7 +62,7 @@ class PairFolders:
             if len(self.files) + len(faults) == before:
                 raise UserError(
                     f"No pairs in {folder}: it holds no metadata.jsonl that names clean_file_name, and no equally "
-                    f"named images in degraded/ and clean/ (or input/ and target/)."
+                    f"named images in degraded/ and clean/ (or input/ and target/, lq/ and gt/)."
                 )
         if faults:
             raise UserError(f"There are pairs that cannot be used. Mend or remove them:{listing(faults)}")
@@ -106,10 +106,10 @@ def _inside(folder: Path, parent: Path, row: dict[str, Any], key: str) -> Path:
 
 
 def _equally_named(folder: Path) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
-    for degraded_name, clean_name in (("degraded", "clean"), ("input", "target")):
+    for degraded_name, clean_name in (("degraded", "clean"), ("input", "target"), ("lq", "gt")):
         for degraded in sorted((folder / degraded_name).glob("[!.]*")):
             clean = folder / clean_name / degraded.name
-            if degraded.suffix.lower() in SUFFIXES and clean.is_file():
+            if degraded.suffix.lower() in PHOTOGRAPHS and clean.is_file():
                 yield str(degraded), clean, degraded, {}
 
 

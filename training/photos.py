@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, image_files, open_image
+from runtime.images import PHOTOGRAPHS, SUFFIXES, image_files, image_size, open_image
 from training.scenes import draw_scene
 
 # The scale the models know: degradations look as they do on a photograph whose short side has so many pixels.
@@ -25,7 +25,7 @@ class Photos:
         defocused_share: share of the crops that lie partly out of focus, see `defocused`.
 
     Raises:
-        UserError: if a folder does not exist or holds no image.
+        UserError: if a folder does not exist, holds no image, or one of a kind that cannot be opened here.
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path] | None = None, defocused_share: float = 0.0):
@@ -39,7 +39,12 @@ class Photos:
                 )
             found = image_files(folder)
             if not found:
-                raise UserError(f"No images in {folder} (looked for {', '.join(SUFFIXES)}).")
+                raise UserError(f"No images in {folder} (looked for {', '.join(PHOTOGRAPHS)}).")
+            for file in found:
+                if (
+                    file.suffix.lower() not in SUFFIXES
+                ):  # it may take a library that is missing here: said now, not later
+                    image_size(file)
             self.files += found
 
     @property

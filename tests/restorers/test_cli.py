@@ -158,3 +158,13 @@ def test_names_that_are_too_long_or_no_text(weights, tmp_path):
         command = [sys.executable, "-m", "restorers", str(tmp_path / name), "-o", str(tmp_path / output)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, errors="strict")
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_format_that_is_only_read_gets_a_png_beside_its_name(weights, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("a.gif", "a.gif.txt", "b.png"):
+        _photo(folder / name) if name != "a.gif.txt" else (folder / name).write_text("no photograph")
+    assert main([str(folder), "-o", str(out)]) == 0
+    assert {file.name for file in out.iterdir()} == {"a.gif.png", "b.png"}
+    assert main([str(folder / "a.gif"), "-o", str(tmp_path)]) == 0
+    assert _value(tmp_path / "a.gif.png") == ((13, 20), 151)

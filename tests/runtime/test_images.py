@@ -665,8 +665,8 @@ def opened_elsewhere(path: Path) -> tuple[float, str]:
 
 
 def test_photographs_of_a_folder(tmp_path: Path) -> None:
-    wanted = ["a.png", "b.JPG", "deep/deeper/c.tiff", "link.webp"]
-    for name in [*wanted, ".hidden.png", ".thumbnails/d.png", "deep/.d.png", "notes.txt", "film.gif", "png"]:
+    wanted = ["a.png", "b.JPG", "deep/deeper/c.tiff", "film.gif", "link.webp", "phone.HEIC", "phone.avif"]
+    for name in [*wanted, ".hidden.png", ".thumbnails/d.png", "deep/.d.png", "notes.txt", "film.mp4", "png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         if name == "link.webp":
             (tmp_path / name).symlink_to(tmp_path / "a.png")

@@ -25,7 +25,7 @@ from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior
 from training import create_dataset
 from training.dataset.samples import MAX_ATTEMPTS, draw
-from training.dataset.store import AppendLog, image_name
+from training.dataset.store import AppendLog, PairStore, image_name
 from training.pair_folders import PairFolders
 from training.photos import random_crop_of_pair
 
@@ -263,6 +263,10 @@ def test_it_can_end_after_some_time_and_go_on(command, made: Path, tmp_path: Pat
     assert create_dataset.main(command(output, "--minutes", "0.0001")) == 0
     first = rows(output)
     assert 0 < len(first) < len(rows(made)) and (output / "README.md").exists(), "whole, with fewer pairs"
+    spent = PairStore(output, json.loads((output / ".progress" / "settings.json").read_bytes())).seconds
+    assert spent > 0
+    assert create_dataset.main(command(output, "--minutes", str(spent / 60))) == 0
+    assert rows(output) == first, "the time of the run before counts"
     assert create_dataset.main(command(output)) == 0
     assert_same(output, made)
 

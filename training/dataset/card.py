@@ -33,49 +33,66 @@ _COLUMNS = {
     "attempts": "how many images were generated until this one was accepted",
     "source_file, copy": "the photograph, and which of its samples of this degradation",
 }
+_MAPS = "the degradation map \\|clean − degraded\\| of each colour, as an image in which 255 stands for 1"
 
 
-def write_card(store: PairStore, command: str, max_attempts: int) -> None:
+def write_card(
+    store: PairStore, command: str, max_attempts: int, layout: str = "imagefolder", maps: bool = False
+) -> None:
     """Write the contact sheet, the figure of intensities and, last, README.md.
 
     Args:
         store: of a data set whose metadata or shards are written, images still there.
         command: the command line that made it.
         max_attempts: after which a sample was given up.
+        layout, maps: how single files are handed on, see `training.dataset.pack`.
     """
     rows = store.rows()
     for name, image in ((SHEET, contact_sheet(rows, store.output / "train")), (FIGURE, intensity_figure(rows))):
         file = io.BytesIO()
         image.save(file, "JPEG" if name.endswith("jpg") else "PNG", quality=90)
         write_whole(store.output / name, file.getvalue())
-    text = card(rows, list(store.discarded.values()), store.shards, command, max_attempts)
+    layout = "webdataset" if store.shards else layout
+    text = card(rows, list(store.discarded.values()), layout, command, max_attempts, maps)
     write_whole(store.output / "README.md", text.encode())
 
 
 def card(
-    rows: list[dict[str, Any]], discarded: list[dict[str, Any]], shards: bool, command: str, max_attempts: int
+    rows: list[dict[str, Any]],
+    discarded: list[dict[str, Any]],
+    layout: str,
+    command: str,
+    max_attempts: int,
+    maps: bool = False,
 ) -> str:
     """The data set card, Markdown with a YAML header."""
     photographs = len({row["source_file"] for row in rows})
     header = {
         "pretty_name": "Degraded photographs with their intensity",
         "task_categories": ["image-to-image"],
-        "tags": ["image-restoration", "synthetic", "gendeg", *([] if not shards else ["webdataset"])],
+        "tags": ["image-restoration", "synthetic", "gendeg", *(["webdataset"] if layout == "webdataset" else [])],
         "size_categories": [_size_category(len(rows))],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "train/**"}]}],
     }
-    if shards:
-        layout = (
+    if layout == "folders":
+        del header["configs"]
+        holds = (
+            "`lq/` has the degraded images and `gt/`, under equal names, their ground truths, aligned pixel by pixel: "
+            "what most code that trains restoration networks reads. `metadata.jsonl` has a row for every pair. "
+            "`file_name` is the degraded image, `clean_file_name` its ground truth; the other columns:"
+        )
+    elif layout == "webdataset":
+        holds = (
             f"`train/pairs-*.tar` are WebDataset shards of {PAIRS_PER_SHARD} pairs. Of every pair they hold "
             f"`degraded.png`, `clean.png` and `json`; the JSON's fields:"
         )
     else:
-        layout = (
+        holds = (
             "`train/metadata.jsonl` has a row for every pair. `file_name` is the degraded image, `clean_file_name` its "
             "ground truth, aligned pixel by pixel; `datasets` loads them as the columns `image` and `clean`. A ground "
             "truth that several pairs share is stored once. The other columns:"
         )
-    kind = "webdataset" if shards else "imagefolder"
+    columns = _COLUMNS | ({"map_file_name": _MAPS} if maps else {})
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
@@ -88,19 +105,13 @@ real data sets. All images are PNG, without loss.
 
 ![Clean and degraded photographs](contact-sheet.jpg)
 
-```python
-from datasets import load_dataset
+{"" if layout == "folders" else _loading(layout)}## What it holds
 
-pairs = load_dataset("{kind}", data_dir="...", split="train")
-```
-
-## What it holds
-
-{layout}
+{holds}
 
 | field | |
 |---|---|
-{chr(10).join(f"| {name} | {meaning} |" for name, meaning in _COLUMNS.items())}
+{chr(10).join(f"| {name} | {meaning} |" for name, meaning in columns.items())}
 
 ## How many
 
@@ -123,6 +134,16 @@ kept. One sample in {UNIFORM_EVERY}, by chance, is drawn uniformly over the real
 ```sh
 {command}
 ```
+"""
+
+
+def _loading(kind: str) -> str:
+    return f"""```python
+from datasets import load_dataset
+
+pairs = load_dataset("{kind}", data_dir="...", split="train")
+```
+
 """
 
 

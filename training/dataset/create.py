@@ -49,7 +49,7 @@ def create(
     command: str,
     minutes: float = math.inf,
 ) -> tuple[PairStore, list[tuple[str, str]], bool]:
-    """Make the data set, or go on with it; after `minutes` it is complete with what there is.
+    """Make the data set, or go on with it; after `minutes`, of all runs together, it is complete with what there is.
 
     Returns:
         (what there is, (file, why it was skipped), whether it is complete; not so after Ctrl-C).
@@ -57,7 +57,7 @@ def create(
     Raises:
         UserError: for input that cannot be worked on; the message says why.
     """
-    clean = Path(settings.clean)
+    began, clean = time.monotonic(), Path(settings.clean)
     if output.resolve().is_relative_to(clean.resolve()):
         raise UserError("Choose an output folder outside the folder of clean photographs.")
     pipeline = load_pipeline(settings.model, device="cpu" if engine == "ray" else None)
@@ -78,23 +78,26 @@ def create(
         for batch in batches
         if (left := tuple(p for p in batch.photos if (p.path, batch.degradation, batch.copy) not in store))
     ]
+    done = total - sum(len(batch.photos) for batch in todo)
+    if store.pairs and store.seconds >= 60 * minutes:
+        todo = []
     unreadable: dict[str, str] = {}
     if engine == "ray":
         results = make_on_ray(settings, output, todo, workers)
     else:
         results = make_locally(settings, output, todo, pipeline)
-    done = total - sum(len(batch.photos) for batch in todo)
-    end = time.monotonic() + 60 * minutes
     with Interruption() as interruption, tqdm(total=total, initial=done, desc=output.name, unit="sample") as bar:
         for made in results:
-            store.record([row for row, _, _ in made.pairs], made.discarded)
+            ended = time.monotonic()
+            store.record([row for row, _, _ in made.pairs], made.discarded, ended - began)
+            began = ended
             unreadable |= dict(made.unreadable)
             bar.set_postfix(discarded=f"{_discarded_share(store):.1%}", refresh=False)
             bar.update(len(made.pairs) + len(made.discarded) + len(made.unreadable))
             if interruption.asked:
                 results.close()
                 return store, skipped, False
-            if time.monotonic() > end:
+            if store.seconds >= 60 * minutes:
                 results.close()
                 break
     skipped += sorted(unreadable.items())
@@ -196,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         default="imagefolder",
         help="%(default)s, or shards, for many: packing them at the end needs room for all images twice",
     )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many, with what there is by then")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many, earlier runs' included")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the complete data set there")
     return parser
 

@@ -5,23 +5,33 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import transformers
 
 from gendeg.pipeline import GenDegPipeline
 from runtime.errors import UserError
-from training.dataset.plan import Batch, read
+from training.dataset.plan import Batch, forget, read
 from training.dataset.samples import Made, PairMaker, Settings, write
 
 
-def make_locally(settings: Settings, output: Path, batches: list[Batch], pipeline: GenDegPipeline) -> Iterator[Made]:
-    """Batch after batch in this process; results come when their images are stored."""
-    maker = PairMaker(settings, pipeline)
-    for batch in batches:
-        yield write(output, maker(batch, read(Path(settings.clean), batch)))
+def make_locally(
+    settings: Settings,
+    output: Path,
+    batches: list[Batch],
+    pipeline: GenDegPipeline,
+    callback: Callable[..., Any] | None = None,
+) -> Iterator[Made]:
+    """Batch after batch in this process; results come when their images are stored. `callback` sees every step."""
+    maker = PairMaker(settings, pipeline, callback)
+    try:
+        for batch in batches:
+            yield write(output, maker(batch, read(Path(settings.clean), batch)))
+    finally:
+        forget()
 
 
 def make_on_ray(settings: Settings, output: Path, batches: list[Batch], workers: int | None) -> Iterator[Made]:

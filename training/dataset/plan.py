@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.pipeline import MIN_SIDE
 from runtime.errors import UserError
-from runtime.images import SUFFIXES, files_below, image_size, open_image
+from runtime.images import PHOTOGRAPHS, files_below, image_size, open_image
 from training.command_line import listing
 from training.dataset.store import AppendLog
 from training.json_lines import json_lines
@@ -40,6 +40,15 @@ class Photo:
     size: tuple[int, int]
     degradations: frozenset[str]
     caption: str = ""
+
+
+class NoPhotographs(UserError):
+    """A folder without a photograph to work on; `skipped` is what it holds instead, as of `find_photos`."""
+
+    def __init__(self, folder: Path, skipped: list[tuple[str, str]]):
+        reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
+        super().__init__(f"There is no photograph to work on in {folder}.{reasons}")
+        self.skipped = skipped
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def find_photos(
         (photographs in the order of their paths, (path, why not) of the other files).
 
     Raises:
-        UserError: if there is no such folder or no photograph in it.
+        UserError: if there is no such folder; a NoPhotographs if there is no photograph in it.
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}.")
@@ -75,7 +84,7 @@ def find_photos(
         if path in ("metadata.jsonl", "metadata.csv", "captions.jsonl"):
             continue
         try:
-            if Path(path).suffix.lower() not in SUFFIXES:
+            if Path(path).suffix.lower() not in PHOTOGRAPHS:
                 raise UserError("not an image file")
             width, height = image_size(folder / path)
             size = working_size(height, width)
@@ -86,8 +95,7 @@ def find_photos(
             skipped.append((path, str(error).rstrip(".")))
     skipped += [(path, "in the metadata, but not in the folder") for path in has if path not in files]
     if not photos:
-        reasons = f" {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
-        raise UserError(f"There is no photograph to work on in {folder}.{reasons}")
+        raise NoPhotographs(folder, skipped)
     return photos, skipped
 
 
@@ -173,6 +181,11 @@ def plan(photos: list[Photo], per_image: int, batch_size: int) -> list[Batch]:
 def read(clean: Path, batch: Batch) -> list[np.ndarray | str]:
     """The photographs at their working size, uint8 [H, W, 3]; for an unreadable one, why it is."""
     return [_read_or_reason(clean, photo) for photo in batch.photos]
+
+
+def forget() -> None:
+    """Let go of the photographs that `read` has kept."""
+    _read_or_reason.cache_clear()
 
 
 @lru_cache(maxsize=64)  # the batches of a photograph follow closely

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,19 @@ def draw(seed: int, source_file: str, degradation: str, copy: int, attempt: int)
 
 
 class PairMaker:
-    """Degrades batches with the model of the settings, loaded here."""
+    """Degrades batches with the model of the settings, loaded here unless it is given.
 
-    def __init__(self, settings: Settings, pipeline: GenDegPipeline | None = None):
-        self.settings = settings
+    Args:
+        callback: called after every step, see `GenDegPipeline.__call__`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: GenDegPipeline | None = None,
+        callback: Callable[..., Any] | None = None,
+    ):
+        self.settings, self.callback = settings, callback
         self.pipeline = pipeline or load_pipeline(settings.model)
 
     def __call__(self, batch: Batch, images: list[np.ndarray | str]) -> Made:
@@ -109,6 +118,7 @@ class PairMaker:
             generator=[torch.Generator().manual_seed(seed) for _, seed in drawn],
             output_size="working",
             output_type="pt",
+            callback_on_step_end=self.callback,
         )
         degraded, clean = ((part * 255).round().to(torch.uint8).cpu() for part in (output.images, output.clean))
         mu, sigma = (values.tolist() for values in intensity(clean / 255, degraded / 255))

@@ -1,7 +1,7 @@
 """What of a pair data set is on disk, while it grows and once it is complete?
 
     .progress/settings.json   what decides the samples; a folder is only continued with the same
-    .progress/log.jsonl       one line per generated batch: the rows of its pairs and the samples it gave up
+    .progress/log.jsonl       one line per generated batch: rows of its pairs, samples it gave up, seconds it took
     train/clean/              ground truths, PNG, each once
     train/degraded/<name>/    degraded images, PNG
     train/metadata.jsonl      the rows in their final order: an ImageFolder as Hugging Face `datasets` reads it;
@@ -106,6 +106,7 @@ class PairStore:
         pairs: the row of every complete pair.
         discarded: for every sample that was given up, a record that says after how many attempts.
         generated: number of images generated for all of these.
+        seconds: that all runs have worked on it.
 
     Raises:
         UserError: if the folder holds something else; the message says what.
@@ -115,7 +116,7 @@ class PairStore:
         self.output, self.shards = output, settings["format"] == "webdataset"
         self.pairs: dict[Key, dict[str, Any]] = {}
         self.discarded: dict[Key, dict[str, Any]] = {}
-        self.generated = 0
+        self.generated, self.seconds = 0, 0.0
         self._log = AppendLog(output / ".progress" / "log.jsonl")
         self._check(settings)
         self.packed = self.shards and (output / "README.md").exists()
@@ -124,7 +125,7 @@ class PairStore:
         there = self._images()
         for entry in self._log.read():
             pairs = [r for r in entry["pairs"] if self.packed or {r["file_name"], r["clean_file_name"]} <= there]
-            self._add(pairs, entry["discarded"])
+            self._add(pairs, entry["discarded"], entry.get("seconds", 0.0))
 
     def _check(self, settings: dict[str, Any]) -> None:
         file = self.output / ".progress" / "settings.json"
@@ -153,15 +154,16 @@ class PairStore:
     def __contains__(self, sample: Key) -> bool:
         return sample in self.pairs or sample in self.discarded
 
-    def record(self, pairs: list[dict[str, Any]], discarded: list[dict[str, Any]]) -> None:
-        """Take in a batch whose images are stored."""
-        self._log.append({"pairs": pairs, "discarded": discarded})
-        self._add(pairs, discarded)
+    def record(self, pairs: list[dict[str, Any]], discarded: list[dict[str, Any]], seconds: float = 0.0) -> None:
+        """Take in a batch whose images are stored, and how long it took."""
+        self._log.append({"pairs": pairs, "discarded": discarded, "seconds": round(seconds, 3)})
+        self._add(pairs, discarded, seconds)
 
-    def _add(self, pairs: list[dict[str, Any]], discarded: list[dict[str, Any]]) -> None:
+    def _add(self, pairs: list[dict[str, Any]], discarded: list[dict[str, Any]], seconds: float) -> None:
         self.pairs |= {key(row): row for row in pairs}
         self.discarded |= {key(record): record for record in discarded}
         self.generated += sum(entry["attempts"] for entry in (*pairs, *discarded))
+        self.seconds += seconds
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows in their final order, which is not the order in which they were made."""
