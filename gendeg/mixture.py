@@ -6,7 +6,7 @@ the camera moves while all of it is recorded. So each degradation is asked of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,12 @@ def mixture_name(degradations: str | Sequence[str]) -> str:
     return "+".join(in_physical_order(parts_of(degradations)))
 
 
+def in_listed_order(names: Iterable[str]) -> list[str]:
+    """Names of degradations and mixtures as lists and tables have them: the six first, then pairs, then threes."""
+    listed = list(DEGRADATIONS)
+    return sorted(names, key=lambda name: (name.count("+"), [listed.index(part) for part in name.split("+")]))
+
+
 def label(degradations: str | Sequence[str]) -> str:
     """What a person reads: "Haze", "Haze and rain", "Low light, haze and rain".
 
@@ -145,6 +151,16 @@ def label(degradations: str | Sequence[str]) -> str:
     labels = [DEGRADATIONS[name].label for name in in_physical_order(parts_of(degradations))]
     labels = [labels[0], *(one.lower() for one in labels[1:])]
     return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)
+
+
+def phrase(degradations: str | Sequence[str], dataset: str | None = None) -> str:
+    """What a prompt says of all parts: "in hazy conditions, in rainy conditions"; see `Degradation.phrase_for`.
+
+    Raises:
+        UserError: as `parts_of`.
+    """
+    names = in_physical_order(parts_of(degradations))
+    return ", ".join(DEGRADATIONS[name].phrase_for(dataset) for name in names)
 
 
 def _one_each(value: Sequence[Any] | None, count: int, what: str) -> list[Any]:
