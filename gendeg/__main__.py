@@ -1,7 +1,7 @@
 """Degrades one photograph: python -m gendeg photo.jpg --degradation haze -o hazy.png
 
 Prints the asked and the reached intensity. What is not given of --mu and --sigma is drawn, to
-fit what is, the way real data sets have them.
+fit what is, the way real data sets have them. A mixture: --degradation rain+haze --mu 0.1,0.05
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import transformers
 
 from gendeg.checkpoints import PRESETS, load_pipeline
-from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.degradations import DEGRADATIONS
+from gendeg.mixture import MAX_PARTS, parts_of
 from gendeg.prior import IntensityPrior
-from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, degrade, read_request, resolutions
+from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Result, degrade, read_request, resolutions
 from runtime.errors import UserError
 from runtime.images import check_output, shown, write_image
 
@@ -30,11 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         library.utils.logging.disable_progress_bar()
     try:
         _check_outputs(args.photo, [args.output, *([args.clean_output] if args.clean_output else [])])
-        kind = get_degradation(args.degradation)
-        mu, sigma = IntensityPrior().complete(kind.name, np.random.default_rng(abs(args.seed)), args.mu, args.sigma)
+        first, *also = _parts(args.degradation, args.mu, args.sigma, args.seed)
         request = read_request(
-            str(args.photo), kind.name, mu, sigma, args.seed, args.steps, None, None, args.resolution,
-            args.output_size, args.caption, args.structure_correction,
+            str(args.photo), *first, args.seed, args.steps, None, None, args.resolution, args.output_size,
+            args.caption, args.structure_correction, also=also,
         )  # fmt: skip
         for note in request.photo.info.get("notes", ()):
             print(f"{shown(args.photo)}: {note}.", file=sys.stderr)
@@ -45,11 +45,45 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"gendeg: {error}", file=sys.stderr)
         return 2
-    print(f"asked    mu {request.mu:.4f}  sigma {request.sigma:.4f}")
-    print(f"reached  mu {result.mu:.4f}  sigma {result.sigma:.4f}")
+    _report(result)
+    return 0
+
+
+def _parts(
+    degradation: str, mu: list[float] | None, sigma: list[float] | None, seed: int
+) -> list[tuple[str, float, float]]:
+    """(degradation, mu, sigma) of each, the latter drawn where none are given."""
+    names, prior, rng = parts_of(degradation), IntensityPrior(), np.random.default_rng(abs(seed))
+    for option, values in (("--mu", mu), ("--sigma", sigma)):
+        if values is not None and len(values) != len(names):
+            raise UserError(
+                f"{option} gives {len(values)} values for {len(names)} degradations. Give one for each, with commas "
+                f"between them, or leave {option} out."
+            )
+    asked = zip(names, mu or [None] * len(names), sigma or [None] * len(names), strict=True)
+    return [(name, *prior.complete(name, rng, *intensity)) for name, *intensity in asked]
+
+
+def _report(result: Result) -> None:
+    request = result.request
+    if not request.also:
+        print(f"asked    mu {request.mu:.4f}  sigma {request.sigma:.4f}")
+    for part, reached in zip(request.parts, result.parts, strict=False):
+        print(
+            f"{part.degradation}: asked mu {part.mu:.4f}  sigma {part.sigma:.4f}, "
+            f"reached mu {reached.mu:.4f}  sigma {reached.sigma:.4f}"
+        )
+    what = "together" if request.also else "reached "
+    print(f"{what} mu {result.mu:.4f}  sigma {result.sigma:.4f}")
     width, height = result.degraded.size
     print(f"at {width} x {height}  mu {result.delivered_mu:.4f}  sigma {result.delivered_sigma:.4f}")
-    return 0
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor several with commas between them") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,9 +91,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("photo", type=Path, help="a clean photograph")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the degraded image, e.g. out.png")
     parser.add_argument("--clean-output", type=Path, help="the ground truth that pairs with it, pixel by pixel")
-    parser.add_argument("--degradation", required=True, help=f"one of: {', '.join(DEGRADATIONS)}")
-    parser.add_argument("--mu", type=float, help="wanted mean of |clean - degraded| (default: drawn)")
-    parser.add_argument("--sigma", type=float, help="wanted standard deviation of |clean - degraded| (default: drawn)")
+    parser.add_argument(
+        "--degradation",
+        required=True,
+        help=f"one of: {', '.join(DEGRADATIONS)}; or up to {MAX_PARTS} of them, rain+haze, which are "
+        f"applied in the order that physics has",
+    )
+    parser.add_argument(
+        "--mu",
+        type=_numbers,
+        help="wanted mean of |clean - degraded|; of a mixture one for each, 0.1,0.05 (default: drawn)",
+    )
+    parser.add_argument("--sigma", type=_numbers, help="wanted standard deviation of it, likewise (default: drawn)")
     parser.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_SEED} (default: 0)")
     parser.add_argument("--steps", type=int, help="default: the model's own")
     low, high = resolutions()

@@ -1,4 +1,4 @@
-"""How do intensities look? The plot of real intensities, the coloured degradation map, the figure of a sweep."""
+"""How do intensities look? The plot of real ones, the coloured degradation map, tables, the figure of a sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from gendeg.degradations import get_degradation
 from gendeg.prior import IntensityPrior
-from gendeg.request import Result
+from gendeg.request import Request, Result
 
 PRIOR = IntensityPrior()
 # Dark to light, of even perceived brightness: black, violet, red, orange, pale yellow.
@@ -111,6 +111,42 @@ def colour_key(brightest: float) -> str:
         f'<div class="key"><span>0</span><i style="background:linear-gradient(to right, {colours})"></i>'
         f"<span>{brightest:.2f}</span></div>"
     )
+
+
+def part_maps(result: Result) -> list[tuple[Image.Image, str]]:
+    """Of a mixture the map of each part in false colours, with what its brightest colour stands for."""
+    maps = []
+    for asked, reached in zip(result.request.parts, result.parts, strict=False):
+        image, brightest = colour_degradation_map(reached.degradation_map)
+        maps.append((image, f"{get_degradation(asked.degradation).label}: 0 to {brightest:.2f}"))
+    return maps
+
+
+def numbers(request: Request | None = None, result: Result | None = None) -> str:
+    """HTML table of mu and sigma: asked, reached at the working size, and that of the pair at its own size.
+
+    Of a mixture, of each part and of all together; None: not yet.
+    """
+    rows = [("", request if request and not request.also else None, result, result)]
+    for index, part in enumerate(request.parts if request and request.also else ()):
+        label, reached = get_degradation(part.degradation).label, result and result.parts[index]
+        rows.insert(index, (label, part, reached, None))
+    lines = ""
+    for label, asked, reached, delivered in rows:
+        for name, sign in (("mu", "μ"), ("sigma", "σ")):
+            cells = ""
+            values = (
+                getattr(asked, name, None),
+                getattr(reached, name, None),
+                getattr(delivered, f"delivered_{name}", None),
+            )
+            for what, value in zip(("asked", "reached", "result"), values, strict=True):
+                place = "" if label else f' id="{what}-{name}"'
+                cells += f"<td{place}>{'–' if value is None else f'{value:.3f}'}</td>"
+            head = f"{label or 'All'} {sign}" if len(rows) > 1 else sign
+            lines += f'<tr><th scope="row">{head}</th>{cells}</tr>'
+    heads = ("asked", "reached", "at full size")
+    return f'<table class="numbers"><tr><td></td>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{lines}</table>'
 
 
 def sweep_figure(rows: list[list[Result]], tile: int = 260) -> Image.Image:

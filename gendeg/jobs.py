@@ -34,11 +34,19 @@ _PREVIEWS = 6  # at most, of one image: decoding takes time too
 
 @dataclass(frozen=True)
 class Step:
-    """A sign of life. preview: the degraded image as expected from here, at some of the steps."""
+    """A sign of life.
+
+    Attributes:
+        done, total: steps of a single degradation, or of a sweep.
+        preview: the degraded image as expected from here, at some of the steps.
+        part, parts: which degradation of a mixture is at work, from 0, and how many there are.
+    """
 
     done: int
     total: int
     preview: Image.Image | None = None
+    part: int = 0
+    parts: int = 1
 
 
 Work = Callable[[GenDegPipeline, Any, Report], Any]  # the second is what is asked
@@ -73,7 +81,7 @@ class Models:
     def sweep(self, request: Request, model: str | None = None) -> Iterator[Step | list[list[Result]] | None]:
         """Two rows of results: mu rising at the asked sigma, sigma rising at the asked mu. All with one seed.
 
-        Otherwise like `generate`.
+        Of a mixture, the first degradation alone. Otherwise like `generate`.
         """
         return self._job(_sweep, request, model)
 
@@ -166,27 +174,31 @@ def _seconds(work: Work, request: Any, model: str | None) -> int:
         settings = read_settings(model_source(model))
     except UserError:
         return 15  # the job itself says what is wrong with the model
-    steps = request.steps or own_value(settings.num_inference_steps, request.degradation)
+    parts = [request.degradation] if work is _sweep else [part.degradation for part in request.parts]
+    steps = sum(request.steps or own_value(settings.num_inference_steps, name) for name in parts)
     side = request.resolution or settings.resolution
     return min(15 + ceil(0.5 * steps * images * (side / 512) ** 2), _MOST_SECONDS)
 
 
 def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Result:
     size = pipeline.working_size(request.photo.height, request.photo.width, request.resolution)
+    part = -1
 
     def callback(pipeline: GenDegPipeline, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> None:
+        nonlocal part
+        part += index == 0
         total, every = len(pipeline.scheduler.timesteps), max(2, len(pipeline.scheduler.timesteps) // _PREVIEWS)
         preview = None
         if (index + 1) % every == 0 and index + 1 < total:
             decoded = pipeline.decode(tensors["predicted"])[0, :, : size[0], : size[1]]
             (preview,) = convert([decoded], "pil")
-        report(Step(index + 1, total, preview))
+        report(Step(index + 1, total, preview, part, len(request.parts)))
 
     return degrade(pipeline, [request], callback)[0]
 
 
 def _sweep(pipeline: GenDegPipeline, request: Request, report: Report) -> list[list[Result]]:
-    kind, done, request = DEGRADATIONS[request.degradation], 0, replace(request, output_size="working")
+    kind, done, request = DEGRADATIONS[request.degradation], 0, replace(request, output_size="working", also=())
     rows = [
         [replace(request, mu=round(mu, 3)) for mu in np.linspace(*kind.mu_range, SWEEP_COLUMNS).tolist()],
         [replace(request, sigma=round(sigma, 3)) for sigma in np.linspace(*kind.sigma_range, SWEEP_COLUMNS).tolist()],

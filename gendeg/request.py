@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -15,6 +15,7 @@ from gendeg.checkpoints import with_preset
 from gendeg.degradations import get_degradation
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.memory import offloaded, set_tiling
+from gendeg.mixture import degrade_mixture, in_physical_order, parts_of
 from gendeg.pipeline import GenDegPipeline
 from runtime.errors import UserError
 from runtime.images import open_image
@@ -35,6 +36,15 @@ def resolutions() -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One degradation of a mixture, and the intensity that is asked of it."""
+
+    degradation: str
+    mu: float
+    sigma: float
+
+
+@dataclass(frozen=True)
 class Request:
     """One photograph to degrade.
 
@@ -48,6 +58,7 @@ class Request:
         caption: of the scene; may be empty.
         structure_correction: "auto", True or False, see `GenDegPipeline.__call__`.
         preset: how to sample, see `gendeg.checkpoints.with_preset`; None: as the model was saved.
+        also: further degradations to mix with it, see `gendeg.mixture`.
     """
 
     photo: Image.Image
@@ -63,6 +74,22 @@ class Request:
     caption: str = ""
     structure_correction: bool | str = "auto"
     preset: str | None = None
+    also: tuple[Part, ...] = ()
+
+    @property
+    def parts(self) -> list[Part]:
+        """All degradations, in the order in which they are applied."""
+        asked = {part.degradation: part for part in (Part(self.degradation, self.mu, self.sigma), *self.also)}
+        return [asked[name] for name in in_physical_order(list(asked))]
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What one degradation of a mixture reached, against the picture that it was asked of; see `Result`."""
+
+    degradation_map: np.ndarray
+    mu: float
+    sigma: float
 
 
 @dataclass(frozen=True)
@@ -76,8 +103,9 @@ class Result:
         mu, sigma: the intensity reached, at the working size.
         delivered_mu, delivered_sigma: that of the pair at the output size.
         uncorrected, corrected: the degraded photograph before and after its structure was corrected, without the steps
-            that follow; None if it was not.
+            that follow; None if it was not, and of a mixture.
         request: what was asked.
+        parts: of a mixture, what each of `request.parts` reached; all above is of the whole.
     """
 
     clean: Image.Image
@@ -90,6 +118,7 @@ class Result:
     uncorrected: Image.Image | None
     corrected: Image.Image | None
     request: Request
+    parts: tuple[PartResult, ...] = ()
 
 
 def read_request(
@@ -106,27 +135,31 @@ def read_request(
     caption: str | None = None,
     structure_correction: str | None = None,
     preset: str | None = None,
+    also: Sequence[tuple[str, Any, Any]] = (),
 ) -> Request:
     """A request from what people and programs type. None: the typical intensity, the model's own setting.
 
     Args:
         photo: path of an image file.
         structure_correction: "auto", "on" or "off".
+        also: (degradation, mu, sigma) of each further one.
 
     Raises:
         UserError: for anything that cannot be done; the message is a sentence to act on.
     """
     if not photo:
         raise UserError("There is no photograph yet. Upload one or choose an example.")
-    kind = get_degradation(degradation)
+    asked = [(degradation, mu, sigma), *also]
+    names = parts_of([name for name, _, _ in asked])
+    first, *others = (_part(name, mu, sigma) for name, (_, mu, sigma) in zip(names, asked, strict=True))
     choice = str(structure_correction or "auto").lower()
     if choice not in STRUCTURE_CORRECTION:
         raise UserError(f"Structure correction must be auto, on or off, not {_shown(structure_correction)}.")
     return Request(
         photo=open_image(photo),
-        degradation=kind.name,
-        mu=kind.typical[0] if mu is None else _number("mu", mu, 0, MU_MAX),
-        sigma=kind.typical[1] if sigma is None else _number("sigma", sigma, 0, SIGMA_MAX),
+        degradation=first.degradation,
+        mu=first.mu,
+        sigma=first.sigma,
         seed=whole("The seed", seed, 0, MAX_SEED),
         steps=None if steps is None else whole("The number of steps", steps, 1, limit("GENDEG_MAX_STEPS")),
         guidance_scale=None if guidance_scale is None else _number("The guidance scale", guidance_scale, 0, 30),
@@ -138,6 +171,16 @@ def read_request(
         caption=_caption(caption),
         structure_correction=STRUCTURE_CORRECTION[choice],
         preset=preset or None,
+        also=tuple(others),
+    )
+
+
+def _part(name: str, mu: Any, sigma: Any) -> Part:
+    typical = get_degradation(name).typical
+    return Part(
+        name,
+        typical[0] if mu is None else _number("mu", mu, 0, MU_MAX),
+        typical[1] if sigma is None else _number("sigma", sigma, 0, SIGMA_MAX),
     )
 
 
@@ -157,34 +200,43 @@ def degrade(
     photo = first.photo
     height, width = pipeline.working_size(photo.height, photo.width, first.resolution)
     set_tiling(pipeline, len(requests) * height * width)
-    output = None
+    output, names = None, [part.degradation for part in first.parts]
+    intensities = [[(part.mu, part.sigma) for part in request.parts] for request in requests]
+    mu, sigma = np.array(intensities).transpose(2, 1, 0).tolist()  # of each part, one for each request
+    options = {
+        "prompt": first.caption,
+        "resolution": first.resolution,
+        "num_inference_steps": first.steps,
+        "guidance_scale": first.guidance_scale,
+        "image_guidance_scale": first.image_guidance_scale,
+        "structure_correction": first.structure_correction,
+        "generator": [torch.Generator().manual_seed(request.seed) for request in requests],
+        "output_size": first.output_size,
+        "callback_on_step_end": callback,
+    }
     try:
-        output = pipeline(
-            [photo] * len(requests),
-            first.degradation,
-            mu=[request.mu for request in requests],
-            sigma=[request.sigma for request in requests],
-            prompt=first.caption,
-            resolution=first.resolution,
-            num_inference_steps=first.steps,
-            guidance_scale=first.guidance_scale,
-            image_guidance_scale=first.image_guidance_scale,
-            structure_correction=first.structure_correction,
-            generator=[torch.Generator().manual_seed(request.seed) for request in requests],
-            output_size=first.output_size,
-            callback_on_step_end=callback,
-        )
+        if first.also:
+            output = degrade_mixture(pipeline, [photo] * len(requests), names, mu, sigma, **options)
+        else:
+            output = pipeline([photo] * len(requests), names[0], mu[0], sigma[0], **options)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     if output is None:  # said here, where the error does not hold the memory any more
         release_memory()
         raise UserError(_out_of_memory(pipeline, len(requests), width, height))
+    parts = [()] * len(requests)
+    if first.also:
+        of_each = (
+            map(PartResult, map(_map_to_show, part.degradation_maps), part.mu, part.sigma) for part in output.parts
+        )
+        parts = list(zip(*of_each, strict=True))
     nothing = [None] * len(requests)
-    correction = (output.uncorrected, output.corrected) if output.structure_correction else (nothing, nothing)
+    corrected = not first.also and output.structure_correction
+    correction = (output.uncorrected, output.corrected) if corrected else (nothing, nothing)
     numbers = (output.mu, output.sigma, output.delivered_mu, output.delivered_sigma)
     maps = map(_map_to_show, output.degradation_maps)
-    results = zip(output.clean, output.images, maps, *numbers, *correction, requests, strict=True)
+    results = zip(output.clean, output.images, maps, *numbers, *correction, requests, parts, strict=True)
     return [Result(*values) for values in results]
 
 

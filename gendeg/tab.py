@@ -28,6 +28,8 @@ from gendeg.figures import (
     colour_key,
     difference_figure,
     intensity_plot,
+    numbers,
+    part_maps,
     slider_range,
     sweep_figure,
 )
@@ -50,6 +52,7 @@ GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
 CORRECTED = "Changed by structure correction, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
+NONE = "none"  # no further degradation
 OWN = "own"  # stands for no preset: a component's value must be something
 PRESET_CHOICES = [
     ("The model's own", OWN),
@@ -88,6 +91,13 @@ def change_degradation(degradation: str) -> tuple[Any, Any, str]:
         for (low, high), value in zip(slider_range(degradation), (mu, sigma), strict=True)
     )
     return *sliders, intensity_plot(degradation, mu, sigma)
+
+
+def change_also(degradation: str) -> tuple[Any, Any]:
+    """The sliders of a further degradation, shown where one is chosen."""
+    if degradation == NONE:
+        return gr.update(visible=False), gr.update(visible=False)
+    return tuple(slider | {"visible": True} for slider in change_degradation(degradation)[:2])  # type: ignore[return-value]
 
 
 def chosen_on_plot(event: gr.EventData) -> tuple[Any, Any]:
@@ -187,33 +197,35 @@ def run_generate(
         model: one of `available_models()`; None: the first.
         photo: file as the browser sends it, see `runtime.uploads.uploaded`.
         settings: steps, guidance scale, image guidance scale, resolution, output size, caption, structure correction,
-            preset.
+            preset; then degradation (or NONE), mu and sigma of each further one.
 
     Yields:
-        (status, seed, (clean, degraded) images, degradation map, its colour key, what structure
-            correction changed, numbers, degraded and clean file, what sends both to the Restore tab).
+        (status, seed, (clean, degraded) images, degradation map, its colour key, the map of each part of a mixture,
+            what structure correction changed, numbers, degraded and clean file, what sends both to the Restore tab).
     """
     if randomise:
         seed = int(np.random.default_rng().integers(MAX_SEED))
     try:
-        request = _read(uploaded(photo), degradation, mu, sigma, seed, *settings)
+        request = _read(model, photo, degradation, mu, sigma, seed, *settings)
         files = [gr.update(value=None, interactive=False)] * 2
         send = gr.update(interactive=False)
         begun = progress(None, models.loaded(model))
-        yield begun, seed, None, None, "", gr.update(visible=False), numbers((mu, sigma)), *files, send
+        hidden = [gr.update(visible=False)] * 2
+        yield begun, seed, None, None, "", *hidden, numbers(request), *files, send
         clean = None
         for event in until(cancelled, models.generate(request, model)):
             if event is CANCELLED:
-                yield CANCELLED, *[SKIP] * 9
+                yield CANCELLED, *[SKIP] * 10
             elif isinstance(event, Step):
                 images = SKIP
                 if event.preview is not None:
                     clean = clean or request.photo.resize(event.preview.size, Image.Resampling.LANCZOS)
                     images = (clean, event.preview)
-                yield progress(event), SKIP, images, *[SKIP] * 7
+                yield progress(event), SKIP, images, *[SKIP] * 8
             elif isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
-                stem = f"{Path(photo['path']).stem[:60]}-{degradation}-{seed}"
+                kinds = "+".join(part.degradation for part in request.parts)
+                stem = f"{Path(photo['path']).stem[:60]}-{kinds}-{seed}"
                 files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean})
                 size = f"{event.degraded.width} × {event.degraded.height}"
                 yield (
@@ -222,15 +234,16 @@ def run_generate(
                     (preview(event.clean), preview(event.degraded)),
                     degradation_map,
                     colour_key(brightest),
+                    gr.update(value=part_maps(event), visible=bool(event.parts)),
                     gr.update(value=difference_figure(event), visible=event.uncorrected is not None),
-                    numbers((mu, sigma), (event.mu, event.sigma), (event.delivered_mu, event.delivered_sigma)),
+                    numbers(request, event),
                     *(gr.update(value=file, interactive=True) for file in files),
                     gr.update(interactive=True),
                 )
             else:
-                yield (SKIP,) * 10
+                yield (SKIP,) * 11
     except Exception as error:
-        yield failed(error), *[SKIP] * 9
+        yield failed(error), *[SKIP] * 10
 
 
 def run_sweep(
@@ -246,7 +259,7 @@ def run_sweep(
 ) -> Iterator[tuple[Any, Any]]:
     """Render the figure of rising mu and rising sigma. Arguments as above. Yields (status, figure)."""
     try:
-        request = _read(uploaded(photo), degradation, mu, sigma, seed, *settings)
+        request = _read(model, photo, degradation, mu, sigma, seed, *settings)
         yield progress(None, models.loaded(model)), SKIP
         for event in until(cancelled, models.sweep(request, model)):
             if event is CANCELLED:
@@ -259,9 +272,17 @@ def run_sweep(
         yield failed(error), SKIP
 
 
-def _read(*values: Any) -> Request:
-    *settings, preset = values
-    return read_request(*settings, None if preset == OWN else preset)
+def _read(
+    model: str | None, photo: Any, degradation: str, mu: float, sigma: float, seed: Any, *settings: Any
+) -> Request:
+    """Raises a UserError for what cannot be done."""
+    sampling, others, preset, also = settings[:3], settings[3:7], settings[7], settings[8:]
+    parts = [also[i : i + 3] for i in range(0, len(also), 3) if also[i] != NONE]
+    if parts:  # what is left as the first degradation has it is, for the others, as they have it
+        own = preset_settings(model, degradation, preset)
+        sampling = [None if value == its_own else value for value, its_own in zip(sampling, own, strict=True)]
+    preset = None if preset == OWN else preset
+    return read_request(uploaded(photo), degradation, mu, sigma, seed, *sampling, *others, preset, parts)
 
 
 def run_describe(caption_of: Callable[[str | None], str], photo: Any) -> tuple[Any, Any]:
@@ -325,22 +346,11 @@ def progress(step: Step | None, loaded: bool = True) -> str:
     """Status line of a running job; None: it has not come to its first step, with its model loaded or not yet."""
     if step is None:
         return f"{'Starting' if loaded else 'Loading the model'}…{bar(0)}"
+    share = bar((step.part + step.done / step.total) / step.parts)
+    which = f"Degradation {step.part + 1} of {step.parts}: " if step.parts > 1 else ""
     if step.done == step.total:
-        return f"Bringing it to the photograph…{bar(1)}"
-    return f"Step {step.done} of {step.total}{bar(step.done / step.total)}"
-
-
-def numbers(*columns: tuple[float, float]) -> str:
-    """Table of (mu, sigma): asked, reached at the working size, and that of the pair at its own size."""
-    names = ("asked", "reached", "result")
-    columns += ((None, None),) * (len(names) - len(columns))
-    shown = [["–" if value is None else f"{value:.3f}" for value in column] for column in columns]
-    rows = ""
-    for index, (name, label) in enumerate((("mu", "μ"), ("sigma", "σ"))):
-        cells = (f'<td id="{what}-{name}">{column[index]}</td>' for what, column in zip(names, shown, strict=True))
-        rows += f'<tr><th scope="row">{label}</th>{"".join(cells)}</tr>'
-    heads = ("asked", "reached", "at full size")
-    return f'<table class="numbers"><tr><td></td>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{rows}</table>'
+        return f"{which}Bringing it to the photograph…{share}"
+    return f"{which}Step {step.done} of {step.total}{share}"
 
 
 # --------------------------------------------------------------------------------------------------------- layout
@@ -356,6 +366,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         The button that sends a result to the Restore tab, enabled while there is one, and the components that hold the
         files of its degraded and its clean image.
     """
+    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     mu_range, sigma_range = slider_range(FIRST)
     mu_typical, sigma_typical = DEGRADATIONS[FIRST].typical
     captioner, names = available_captioner(), list(available_models())
@@ -375,6 +386,21 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 filterable=False, elem_id="model",
             )  # fmt: skip
             with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                also = []
+                for number, label in ((2, "Also add"), (3, "And also")):
+                    kind = gr.Dropdown(
+                        [("Nothing", NONE), *CHOICES], value=NONE, label=label, filterable=False,
+                        elem_id=f"degradation-{number}",
+                    )  # fmt: skip
+                    sliders = [
+                        gr.Slider(*limits, step=0.001, label=name, visible=False, elem_id=f"{elem}-{number}")
+                        for limits, name, elem in (
+                            (mu_range, "Mean μ of this one alone", "mu"),
+                            (sigma_range, "Deviation σ of this one alone", "sigma"),
+                        )
+                    ]
+                    kind.input(change_also, kind, sliders, **quick)
+                    also += [kind, *sliders]
                 preset = gr.Radio(
                     PRESET_CHOICES, value=OWN, label="Preset", info="How to sample; sets the three below.",
                     visible=False, elem_id="preset",
@@ -439,6 +465,10 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                         elem_id="degradation-map", buttons=[],
                     )  # fmt: skip
                     key = gr.HTML("", elem_id="map-key")
+                    parts = gr.Gallery(
+                        label="Degradation map of each", format="png", columns=2, height=180, object_fit="contain",
+                        interactive=False, visible=False, elem_id="part-maps", buttons=[],
+                    )  # fmt: skip
                     correction_image = gr.Image(
                         label=CORRECTED, format="png", height=180, interactive=False, visible=False,
                         elem_id="correction-map", buttons=[],
@@ -448,7 +478,6 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         buttons=["download", "fullscreen"],
     )  # fmt: skip
 
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **quick}
     photo.upload(show_upload, photo, photo, **quick)
     degradation.input(change_degradation, degradation, [mu, sigma, plot], **quick)
@@ -459,7 +488,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     plot.click(chosen_on_plot, None, [mu, sigma], **quick)
 
     buttons = [generate_button, sweep_button, cancel_button]
-    settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset]
+    settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset, *also]
     slow = {
         "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
         "show_progress_on": status,
@@ -484,6 +513,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 compare,
                 map_image,
                 key,
+                parts,
                 correction_image,
                 table,
                 degraded_file,

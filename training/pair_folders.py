@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from gendeg.degradations import get_degradation
+from gendeg.mixture import parts_of
 from runtime.errors import UserError
 from runtime.images import PHOTOGRAPHS, image_size
 from training.command_line import listing
@@ -72,6 +72,15 @@ class PairFolders:
             self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
 
 
+def degradations_of(row: dict[str, Any]) -> list[str]:
+    """Names of the degradations that a pair shows: none if its row does not say, several of a mixture ("haze+rain").
+
+    Raises:
+        UserError: for what is no degradation and no mixture.
+    """
+    return [] if row.get("degradation") is None else parts_of(row["degradation"])
+
+
 def is_held_back(row: dict[str, Any]) -> bool:
     """Whether training leaves out a pair: those of every fifth scene of a `dataset`, by the hash of both names.
 
@@ -122,5 +131,4 @@ def _check_pair(clean: Path, degraded: Path, row: dict[str, Any], sizes: dict[Pa
             f"{clean.name} and {degraded.name} are a pair but differ in size: "
             f"{sizes[clean][0]} x {sizes[clean][1]} and {width} x {height} pixels."
         )
-    if row.get("degradation") is not None:
-        get_degradation(row["degradation"])
+    degradations_of(row)

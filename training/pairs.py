@@ -22,7 +22,7 @@ from gendeg.prior import IntensityPrior
 from runtime.errors import UserError
 from runtime.files import reserve, whole_file, write_whole
 from training.loop import processes
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, degradations_of
 from training.photos import Photos, random_crop_of_pair
 from training.simulators.matching import phrases, simulate_batch
 
@@ -45,7 +45,8 @@ class TrainingPairs(Dataset):
         degradation: the only one; None: all six.
         sources: pairs of image files, each with degradation -> share of its pairs that come from there; rows say
             which pairs show it.
-        unnamed: whether pairs whose rows name no degradation serve as any; not for a network that is told what it is.
+        unnamed: whether pairs whose rows name no degradation serve as any, and mixtures as each of their parts; not
+            for a network that is told what it is, to which they are of no use.
 
     Raises:
         UserError: for shares of what is no degradation, or of more than all, and for pairs none of which serves.
@@ -68,17 +69,17 @@ class TrainingPairs(Dataset):
         self.files: dict[int, list[tuple[float, list[tuple[Path, Path]]]]] = {}
         for folders, shares in sources:
             check_shares(shares)
-            shown = [row.get("degradation") and get_degradation(row["degradation"]).name for row in folders.rows]
-            serve = {name if unnamed and not shown_here else shown_here for name in shares for shown_here in shown}
-            if not serve & {name for name, share in shares.items() if share}:
-                raise UserError(
-                    "None of the pairs shows a degradation of which the recipe draws any from such folders."
-                )
+            shown = [degradations_of(row) for row in folders.rows]
+            found = False
             for name, share in shares.items():
                 pairs = zip(folders.files, shown, strict=True)
-                files = [pair for pair, known in pairs if known == name or (unnamed and not known)]
+                files = [pair for pair, known in pairs if known == [name] or (unnamed and (not known or name in known))]
                 if files and share:
                     self.files.setdefault(names.index(name), []).append((share, files))
+                    found = True
+            if not found:
+                kind = "a" if unnamed else "only a"  # of a mixture, a generator could not tell what is whose
+                raise UserError(f"None of the pairs shows {kind} degradation that the recipe draws from such folders.")
         for number, parts in self.files.items():
             if sum(share for share, _ in parts) > 1 + 1e-6:
                 raise UserError(f"The shares of {names[number]} add up to more than 1.")

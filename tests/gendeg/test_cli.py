@@ -40,10 +40,42 @@ def test_intensity_is_drawn_with_the_seed(run, capsys: pytest.CaptureFixture) ->
     assert outputs[0] == outputs[1] != outputs[2]
 
 
+def test_a_mixture(run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    clean = ("--clean-output", str(tmp_path / "clean.png"))
+    assert run("--mu", "0.1,0.05", "--sigma", "0.06,0.04", "--steps", "1", *clean, degradation="rain+haze") == 0
+    haze, rain, together, delivered = capsys.readouterr().out.splitlines()
+    assert haze.startswith("haze: asked mu 0.0500  sigma 0.0400, reached mu 0.")
+    assert rain.startswith("rain: asked mu 0.1000  sigma 0.0600, reached mu 0.")
+    assert together.startswith("together mu 0.")
+    degraded, clean = (np.asarray(Image.open(tmp_path / n)) / 255 for n in ("out.png", "clean.png"))
+    assert float(delivered.split()[5]) == pytest.approx(np.abs(degraded - clean).mean(), abs=0.0001)
+
+
+def test_intensities_of_a_mixture_are_drawn(run, capsys: pytest.CaptureFixture) -> None:
+    for options in ([], ["--mu", "0.1,0.05"]):
+        assert run("--steps", "1", *options, degradation="snow+low-light") == 0
+        dark, snow, *_ = capsys.readouterr().out.splitlines()
+        assert dark.startswith("low_light: asked mu 0.") and snow.startswith("snow: asked mu 0.")
+        assert not options or ("asked mu 0.0500" in dark and "asked mu 0.1000" in snow)
+
+
+@pytest.mark.parametrize("value", ["much", "0.1,", "0.1;0.2", ""])
+def test_what_is_no_number_is_said_so(run, capsys: pytest.CaptureFixture, value: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run("--mu", value)
+    assert f"--mu: {value!r} is no number, nor several with commas between them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "sentence"),
     [
         ([], {"degradation": "fog"}, "Choose one of: haze"),
+        ([], {"degradation": "rain+fog"}, "Choose one of: haze"),
+        ([], {"degradation": "rain+rain"}, "Rain is given twice"),
+        ([], {"degradation": "rain+haze+snow+raindrop"}, "A mixture has 1 to 3 degradations, not 4"),
+        (["--mu", "0.1"], {"degradation": "rain+haze"}, "--mu gives 1 values for 2 degradations. Give one for each"),
+        (["--sigma", "0.1,0.1"], {}, "--sigma gives 2 values for 1 degradations"),
+        (["--mu", "0.1,5"], {"degradation": "rain+haze"}, "mu must be a number from 0 to 0.7"),
         (["--mu", "5"], {}, "mu must be a number from 0 to 0.7"),
         (["--mu", "nan"], {}, "mu must be a number"),
         (["--sigma", "-1"], {}, "sigma must be a number from 0 to 0.4"),

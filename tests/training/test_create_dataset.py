@@ -292,7 +292,7 @@ def test_a_full_disk(command, tmp_path: Path, capfd) -> None:
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_drawn_intensities_follow_the_histograms(name: str) -> None:
     prior = IntensityPrior()
-    drawn = [draw(0, f"photo-{i}.jpg", name, 0, 1)[0] for i in range(10_000)]
+    drawn = [draw(0, f"photo-{i}.jpg", name, 0, 1)[0][0] for i in range(10_000)]
     bins = [[int(s.mu / MU_MAX * NUM_BINS), int(s.sigma / SIGMA_MAX * NUM_BINS)] for s in drawn]
     counts = np.zeros((NUM_BINS, NUM_BINS))
     np.add.at(counts, tuple(np.array(bins).T), 1)
@@ -326,7 +326,7 @@ def test_what_is_not_accepted_is_drawn_anew_or_given_up(command, tmp_path: Path,
     assert all(row["mu_reached"] >= 0.174 for row in rows(output))
     assert max(row["attempts"] for row in rows(output)) > 1
     for row in rows(output):
-        drawn, seed = draw(0, row["source_file"], "rain", 0, row["attempts"])
+        (drawn,), seed = draw(0, row["source_file"], "rain", 0, row["attempts"])
         assert (row["mu_asked"], row["seed"]) == (pytest.approx(drawn.mu, abs=1e-6), seed)
     log = (output / ".progress" / "log.jsonl").read_bytes()
     given_up = [record for line in log.splitlines() for record in json.loads(line)["discarded"]]
@@ -426,6 +426,9 @@ def test_mistakes_get_a_sentence(command, made: Path, photos: Path, tmp_path: Pa
         (command(made, "--per-image", "2"), "--per-image 1 instead of 2"),
         (command(tmp_path / "other"), "is not empty"),
         (command(new, "--degradations", "fog"), "Choose one of: haze"),
+        (command(new, "--degradations", "rain+fog"), "Choose one of: haze"),
+        (command(new, "--degradations", "rain+Rain"), "Rain is given twice"),
+        (command(new, "--degradations", "rain+haze+snow+raindrop"), "A mixture has 1 to 3 degradations, not 4"),
         (command(new, "--seed", "-1"), "--seed must be from 0"),
         (command(new, "--batch-size", "0"), "--batch-size must be at least 1"),
         (command(new, "--steps", "1000"), "--steps must be from 1 to 200"),
@@ -470,3 +473,109 @@ def test_shards_hold_the_same_pairs(command, made: Path, tmp_path: Path, capfd) 
     assert create_dataset.main(asked) == 0
     assert f"{len(wanted)} pairs" in capfd.readouterr().out
     assert Path(shards[0]).stat().st_mtime_ns == before
+
+
+# --------------------------------------------------------------------------------------------------------- mixtures
+
+
+@pytest.fixture(scope="module")
+def some_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three of the photographs; one of them has the mixture already."""
+    folder = tmp_path_factory.mktemp("some")
+    for name in ("face.png", "rocket.webp", "tall.png"):
+        shutil.copy(photos / name, folder)
+    (folder / "metadata.jsonl").write_text('{"file_name": "rocket.webp", "degradations": ["Rain+haze"]}\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(command, some_photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("mixed") / "pairs"
+    assert create_dataset.main(command(output, "--degradations", "rain+haze", "snow", clean=some_photos)) == 0
+    return output
+
+
+def test_a_mixture_says_what_each_part_and_the_whole_have(mixed: Path, made: Path) -> None:
+    kinds = [(row["source_file"], row["degradation"]) for row in rows(mixed)]
+    wanted = [("face.png", "snow"), ("face.png", "haze+rain"), ("rocket.webp", "snow"), ("tall.png", "snow")]
+    assert kinds == [*wanted, ("tall.png", "haze+rain")]
+    assert len({frozenset(row) for row in rows(mixed)}) == 1, "one set of columns"
+    for row in rows(mixed):
+        parts = row["parts"]
+        degraded, clean = (pixels(mixed / "train" / row[name]) / 255 for name in ("file_name", "clean_file_name"))
+        difference = np.abs(degraded - clean)
+        whole = (difference.mean(), difference.std())
+        assert (row["mu_reached"], row["sigma_reached"]) == pytest.approx(whole, abs=1e-5)
+        assert "+".join(part["degradation"] for part in parts) == row["degradation"]
+        assert all(0.005 < part["mu_reached"] < 0.3 and part["mu_asked"] > 0 for part in parts)
+        if row["degradation"] == "haze+rain":
+            assert row["mu_asked"] is row["sigma_asked"] is row["source_dataset"] is None
+            assert row["file_name"].startswith("degraded/haze+rain/")
+            assert row["prompt"] == "in hazy conditions, in rainy conditions"
+            assert [part["prompt"] for part in parts] == row["prompt"].split(", ")
+            drawn, seed = draw(0, row["source_file"], "haze+rain", 0, row["attempts"])
+            assert [part["mu_asked"] for part in parts] == pytest.approx([part.mu for part in drawn], abs=1e-6)
+            assert row["seed"] == seed
+    alone = [row for row in rows(made) if row["degradation"] == "snow" and row["source_file"] in dict(wanted)]
+    assert [{**row, "parts": None} for row in rows(mixed) if row["degradation"] == "snow"] == [
+        {**row, "parts": None} for row in alone
+    ], "a single degradation is what it is without mixtures beside it"
+
+
+def test_a_row_is_enough_to_generate_its_mixture_again(mixed: Path, some_photos: Path, tiny_pipeline_folder) -> None:
+    import torch
+
+    from gendeg import degrade_mixture, load_pipeline
+
+    row = rows(mixed)[-1]
+    output = degrade_mixture(
+        load_pipeline(tiny_pipeline_folder),
+        Image.open(some_photos / row["source_file"])
+        .convert("RGB")
+        .resize(Image.open(mixed / "train" / row["file_name"]).size, Image.Resampling.LANCZOS),
+        row["degradation"],
+        mu=[part["mu_asked"] for part in row["parts"]],
+        sigma=[part["sigma_asked"] for part in row["parts"]],
+        generator=torch.Generator().manual_seed(row["seed"]),
+    )
+    assert np.abs(pixels(mixed / "train" / row["file_name"]) - np.asarray(output.images[0]).astype(int)).max() <= 1
+    reached = [part.mu[0] for part in output.parts]
+    assert [part["mu_reached"] for part in row["parts"]] == pytest.approx(reached, abs=0.002)
+
+
+def test_mixtures_go_on_however_they_are_spelled(command, mixed: Path, some_photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "pairs"
+    asked = ("--degradations", "Snow", "haze+RAIN")
+    assert create_dataset.main(command(output, *asked, "--minutes", "0.0001", clean=some_photos)) == 0
+    assert 0 < len(rows(output)) < len(rows(mixed))
+    assert create_dataset.main(command(output, "--degradations", "rain+haze", "snow", clean=some_photos)) == 0
+    assert rows(output) == rows(mixed) and images(output) == images(mixed)
+
+
+def test_mixtures_are_read_as_all_pairs_are(command, mixed: Path, some_photos: Path, tmp_path: Path) -> None:
+    card = (mixed / "README.md").read_text()
+    for line in (
+        "| Haze and rain | 2 | 2 |",
+        "| **all** | 5 | 3 |",
+        "| Rain in haze+rain | sigma |",
+        "| parts | of each",
+    ):
+        assert line in card
+    assert PairFolders([mixed]).rows == rows(mixed)
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(mixed), cache_dir=str(tmp_path))["train"]
+    assert [row["degradation"] for row in loaded] == [row["degradation"] for row in rows(mixed)]
+    assert loaded[1]["parts"][1]["mu_asked"] == rows(mixed)[1]["parts"][1]["mu_asked"]
+    output = tmp_path / "shards"
+    asked = ("--format", "webdataset", "--degradations", "rain+haze", "snow")
+    assert create_dataset.main(command(output, *asked, clean=some_photos)) == 0
+    packed = datasets.load_dataset("webdataset", data_dir=str(output), cache_dir=str(tmp_path / "cache"))["train"]
+    assert [row["json"]["degradation"] for row in packed] == [row["degradation"] for row in rows(mixed)]
+
+
+def test_a_mixture_is_discarded_if_one_of_its_parts_is(command, some_photos: Path, tmp_path: Path, monkeypatch) -> None:
+    """The whole, and rain, would be accepted."""
+    monkeypatch.setitem(DEGRADATIONS, "haze", replace(DEGRADATIONS["haze"], accepted_mu=(0.5, 0.6)))
+    output = tmp_path / "pairs"
+    assert create_dataset.main(command(output, "--degradations", "rain+haze", "rain", clean=some_photos)) == 0
+    assert {row["degradation"] for row in rows(output)} == {"rain"}
+    assert "| Haze and rain | 0 | 0 | 8 | 100.0% | 2 |" in (output / "README.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gendeg import GenDegPipeline, load_pipeline
+from gendeg import GenDegPipeline, degrade_mixture, load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.structure_correction import StructureCorrection
 from restorers import load_restorer, save_restorer
@@ -19,7 +19,8 @@ from restorers.nafnet import NAFNet
 from training.evaluate.__main__ import main
 from training.evaluate.control import evaluate_control
 from training.evaluate.held_back import evaluate_held_back
-from training.evaluate.inputs import SIZE, evaluation_squares, generated, simulated
+from training.evaluate.inputs import SIZE, evaluation_squares, generated, real_intensities, simulated
+from training.evaluate.mixtures import evaluate_mixtures
 from training.evaluate.restorers import evaluate_restorers
 from training.evaluate.structure import evaluate_structure
 from training.generator.pipeline_folder import settings_of
@@ -74,10 +75,35 @@ def test_held_back_scenes_are_degraded_at_their_own_intensities(tmp_path: Path, 
     assert table["nights"]["pairs"] == len(scenes)
     assert table["nights"]["psnr_simulated"] > 15 and 0 < table["nights"]["psnr_generated"] < 60
     assert evaluate_held_back(load_pipeline(tiny_pipeline_folder, device="cpu"), pairs, limit=1)["nights"]["pairs"] == 1
-    for row in pairs.rows:
-        row["degradation"] = None
-    with pytest.raises(ValueError, match="do not say which degradation"):
-        evaluate_held_back(load_pipeline(tiny_pipeline_folder, device="cpu"), pairs)
+    for unclear in (None, "low_light+haze"):
+        for row in pairs.rows:
+            row["degradation"] = unclear
+        with pytest.raises(ValueError, match="do not say which degradation they show, show mixtures"):
+            evaluate_held_back(load_pipeline(tiny_pipeline_folder, device="cpu"), pairs)
+
+
+def test_mixtures_are_measured_against_what_their_second_part_got(
+    pipeline: GenDegPipeline, photos: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluate.mixtures.PHYSICAL_ORDER", ("low_light", "haze", "rain"))
+    table = evaluate_mixtures(pipeline, photos)
+    assert list(table) == ["low_light+haze", "low_light+rain", "haze+rain"]
+    output = degrade_mixture(
+        pipeline,
+        photos,
+        "haze+rain",
+        *np.stack([real_intensities(name, 3, i) for i, name in enumerate(("haze", "rain"))])
+        .transpose(2, 0, 1)
+        .tolist(),
+        generator=[torch.Generator().manual_seed(i) for i in range(3)],
+        output_size="working",
+    )
+    off = np.abs(np.array(output.parts[1].mu) - real_intensities("rain", 3, 1)[:, 0])
+    row = table["haze+rain"]
+    assert row["second_mu_error"] == pytest.approx(np.median(off), abs=0.003)
+    assert row["second_mu_within_0.02"] in (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
+    assert row["mu_of_both"] == pytest.approx(np.mean(output.mu), abs=0.003) and 0 < row["mu_of_both"]
+    assert row["mu_of_both"] <= row["sum_of_own_mu"] + 0.003, "two changes are together at most their sum"
 
 
 def test_a_correction_of_nothing_changes_nothing(pipeline: GenDegPipeline, photos: torch.Tensor) -> None:

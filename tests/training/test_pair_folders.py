@@ -8,7 +8,7 @@ from PIL import Image
 
 from runtime.errors import UserError
 from runtime.images import open_image
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, degradations_of
 
 
 def _image(seed, size=(40, 50)):
@@ -83,6 +83,11 @@ def test_byte_order_mark_blank_lines_and_separators_in_strings_are_no_faults(two
     assert [row.get("caption") for row in pairs.rows] == ["one\u2028two", None]
 
 
+def test_a_mixture_is_what_its_parts_are(two):
+    _rows(two, _row(degradation="Rain+haze"), _row(degradation="snow"), _row())
+    assert [degradations_of(row) for row in PairFolders([two]).rows] == [["rain", "haze"], ["snow"], []]
+
+
 FAULTS = {
     b"{": "is not a JSON object",
     b"[1]": "is not a JSON object",
@@ -101,6 +106,8 @@ FAULTS = {
     _row(file_name="metadata.jsonl"): "metadata.jsonl is not an image",
     _row(degradation="fog"): "Unknown degradation 'fog'",
     _row(degradation=3): "Unknown degradation 3",
+    _row(degradation="rain+fog"): "Unknown degradation 'fog'",
+    _row(degradation="rain+rain"): "Rain is given twice",
 }
 
 

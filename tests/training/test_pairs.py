@@ -97,12 +97,26 @@ def test_published_pairs_are_mixed_in_by_shares(tmp_path):
         assert PHRASES[int(item["phrase"])] == "in low-light conditions"
     assert all(float(pairs[i]["mu"]) > 0 for i in range(1, 13, 6)), "there are no published pairs of rain"
     assert pairs.name(6) != TrainingPairs(Photos(), 64).name(6)
-    with pytest.raises(UserError, match="None of the pairs shows a degradation"):
+    with pytest.raises(UserError, match="None of the pairs shows only a degradation that the recipe draws"):
         TrainingPairs(Photos(), 64, sources=[(published, {"rain": 0.5})])
     with pytest.raises(UserError, match="fog: no degradation"):
         TrainingPairs(Photos(), 64, sources=[(published, {"fog": 0.5})])
     with pytest.raises(UserError, match="low_light add up to more than 1"):
         TrainingPairs(Photos(), 64, sources=[(published, {"low_light": 0.6})] * 2)
+
+
+def test_mixtures_serve_restorers_as_each_of_their_parts_and_generators_not(tmp_path):
+    row = {"clean_file_name": "clean.png", "file_name": "degraded.png", "degradation": "Haze+low-light"}
+    for name, value in (("clean", 200), ("degraded", 100)):
+        Image.new("RGB", (70, 70), (value,) * 3).save(tmp_path / f"{name}.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    mixed = PairFolders([tmp_path])
+    shares = {"haze": 1.0, "low_light": 1.0, "rain": 1.0}
+    pairs = TrainingPairs(Photos(), 64, sources=[(mixed, shares)], unnamed=True)
+    from_files = {list(DEGRADATIONS)[i] for i in range(6) if pairs.wanted(i)["found"]}
+    assert from_files == {"haze", "low_light"}
+    with pytest.raises(UserError, match="None of the pairs shows only a degradation"):
+        TrainingPairs(Photos(), 64, sources=[(mixed, shares)])
 
 
 def test_storing_resumes(tmp_path):

@@ -70,7 +70,7 @@ def pairs(tmp_path_factory):
         {"prompt": "a dog, in snowy conditions", "degradation": "snow"},
         {"prompt": "in rainy conditions"},
         {"degradation": "rain", "source_dataset": "ORD", "mu": 0.2},
-        {"degradation": "raindrop"},
+        {"degradation": "raindrop+haze"},
     ]
     for number, row in enumerate(rows):
         clean = np.random.default_rng(number).integers(0, 256, (70 + number, 90, 3), dtype=np.uint8)
@@ -180,7 +180,7 @@ def test_prompts_and_intensities(source, pairs):
         "a dog, in snowy conditions",
         "in rainy conditions",
         "in rainy and hazy conditions",
-        "with raindrops in it",
+        "in hazy conditions, with raindrops in it",
     ]
     clean, degraded, *measured = load_pair(read[1], SIZE)
     difference = np.abs(clean / 255 - degraded / 255)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
+from gendeg.mixture import in_listed_order, label, parts_of
 from gendeg.prior import UNIFORM_EVERY, IntensityPrior
 from runtime.files import write_whole
 from training.dataset.store import PAIRS_PER_SHARD, PairStore
@@ -34,6 +35,13 @@ _COLUMNS = {
     "source_file, copy": "the photograph, and which of its samples of this degradation",
 }
 _MAPS = "the degradation map \\|clean − degraded\\| of each colour, as an image in which 255 stands for 1"
+_MIXTURE_COLUMNS = {
+    "degradation": "one of the six, or a mixture of them, `haze+rain`",
+    "prompt": "text the model was given; of a mixture, the phrases of all its parts",
+    "mu_reached, sigma_reached": "that of the stored pair; of a mixture, of all together",
+    "parts": "of each degradation, in the order in which they were applied, its own prompt, asked intensity and what "
+    "it reached against the image that the part before had left; mu_asked and the like of a mixture are there alone",
+}
 
 
 def write_card(
@@ -92,7 +100,8 @@ def card(
             "ground truth, aligned pixel by pixel; `datasets` loads them as the columns `image` and `clean`. A ground "
             "truth that several pairs share is stored once. The other columns:"
         )
-    columns = _COLUMNS | ({"map_file_name": _MAPS} if maps else {})
+    columns = _COLUMNS | (_MIXTURE_COLUMNS if any("parts" in row for row in rows) else {})
+    columns |= {"map_file_name": _MAPS} if maps else {}
     return f"""---
 {yaml.safe_dump(header, sort_keys=False).strip()}
 ---
@@ -117,8 +126,9 @@ real data sets. All images are PNG, without loss.
 
 {_counts(rows, discarded)}
 
-A generated image whose mean degradation lies outside its degradation's accepted range is discarded, and a new intensity
-and new noise are drawn; after {max_attempts} discarded images the sample is given up.
+A generated image whose mean degradation lies outside its degradation's accepted range is discarded (a mixture: if that
+of any of its parts does), and a new intensity and new noise are drawn; after {max_attempts} discarded images the sample
+is given up.
 
 ## Which intensities
 
@@ -152,36 +162,35 @@ def _counts(rows: list[dict[str, Any]], discarded: list[dict[str, Any]]) -> str:
         "| | pairs | photographs | images generated | of them discarded | samples given up |",
         "|---|---|---|---|---|---|",
     ]
-    for name in (*DEGRADATIONS, "all"):
+    for name in (*in_listed_order({entry["degradation"] for entry in (*rows, *discarded)}), "all"):
         kept = [row for row in rows if name in (row["degradation"], "all")]
         lost = [record for record in discarded if name in (record["degradation"], "all")]
-        if not kept and not lost:
-            continue
         generated = sum(entry["attempts"] for entry in (*kept, *lost))
         share = (generated - len(kept)) / generated
-        label = DEGRADATIONS[name].label if name in DEGRADATIONS else "**all**"
+        what = "**all**" if name == "all" else label(name)
         photographs = len({row["source_file"] for row in kept})
-        lines.append(f"| {label} | {len(kept):,} | {photographs:,} | {generated:,} | {share:.1%} | {len(lost):,} |")
+        lines.append(f"| {what} | {len(kept):,} | {photographs:,} | {generated:,} | {share:.1%} | {len(lost):,} |")
     return "\n".join(lines)
 
 
 def _intensities(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of quantiles, real, asked and reached."""
     lines = ["| | | real | asked | reached |", "|---|---|---|---|---|"]
-    for name, group in _by_degradation(rows).items():
+    for what, (name, group) in _by_part(rows).items():
         for measure, maximum, real in _real(name):
             edges = np.arange(NUM_BINS + 1) * (maximum / NUM_BINS)
             quantiles = [np.interp(_QUANTILES, np.append(0, real.cumsum()), edges)]
             quantiles += [np.quantile(_values(group, measure, what), _QUANTILES) for what in ("asked", "reached")]
             cells = (" / ".join(f"{value:.3f}" for value in values) for values in quantiles)
-            lines.append(f"| {DEGRADATIONS[name].label} | {measure} | {' | '.join(cells)} |")
+            lines.append(f"| {what} | {measure} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def intensity_figure(rows: list[dict[str, Any]]) -> Image.Image:
     """Histograms of mu and sigma, a row for every degradation: real ones filled, asked and reached ones as lines."""
-    groups = _by_degradation(rows)
-    width, height, left, gap, top = 400, 130, 110, 40, 44
+    groups = _by_part(rows)
+    width, height, gap, top = 400, 130, 40, 44
+    left = 240 if any("parts" in row for row in rows) else 110  # names of mixtures are long
     scale = 2  # drawn larger, for smooth lines
     figure = Image.new("RGB", (left + 2 * (width + gap), top + len(groups) * (height + gap)), "white")
     figure = figure.resize((figure.width * scale, figure.height * scale))
@@ -194,9 +203,10 @@ def intensity_figure(rows: list[dict[str, Any]]) -> Image.Image:
         x = left + index * 100
         draw.rectangle([x * scale, 14 * scale, (x + 18) * scale, 26 * scale], fill=colour)
         text(x + 24, 20, words, "lm")
-    for row, (name, group) in enumerate(groups.items()):
+    for row, (what, (name, group)) in enumerate(groups.items()):
         bottom = top + row * (height + gap) + height
-        text(8, bottom - height / 2, DEGRADATIONS[name].label, "lm")
+        for line, words in enumerate(what.split(" in ")):
+            text(8, bottom - height / 2 + 18 * line, words, "lm")
         for column, (measure, maximum, real) in enumerate(_real(name)):
             x = left + column * (width + gap)
             values = [_values(group, measure, what) for what in ("asked", "reached")]
@@ -235,7 +245,7 @@ def contact_sheet(rows: list[dict[str, Any]], folder: Path, tile: int = 200) -> 
     draw = ImageDraw.Draw(sheet)
     for line, (name, group) in enumerate(groups.items()):
         top = line * row_height + heading
-        draw.text((space, top - 24), DEGRADATIONS[name].label, "black", title)
+        draw.text((space, top - 24), label(name), "black", title)
         group = sorted(group, key=lambda row: row["mu_reached"])
         chosen = sorted({round(q * (len(group) - 1)) for q in _QUANTILES})
         for column, row in enumerate(group[i] for i in chosen):
@@ -244,14 +254,27 @@ def contact_sheet(rows: list[dict[str, Any]], folder: Path, tile: int = 200) -> 
                 with Image.open(folder / file) as image:
                     sheet.paste(ImageOps.fit(image, (tile, tile), Image.Resampling.LANCZOS), (x, top))
             for offset, what in ((4, "asked"), (21, "reached")):
+                if row[f"mu_{what}"] is None:
+                    continue  # nothing is asked of a mixture as a whole
                 words = f"mu {row[f'mu_{what}']:.3f}  sigma {row[f'sigma_{what}']:.3f}"
                 draw.text((left + tile + gap, top + tile + offset), f"{what} {words}", "black", font)
     return sheet
 
 
 def _by_degradation(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    groups = {name: [row for row in rows if row["degradation"] == name] for name in DEGRADATIONS}
-    return {name: group for name, group in groups.items() if group}
+    """Rows of each degradation, and of each mixture."""
+    names = in_listed_order({row["degradation"] for row in rows})
+    return {name: [row for row in rows if row["degradation"] == name] for name in names}
+
+
+def _by_part(rows: list[dict[str, Any]]) -> dict[str, tuple[str, list[dict[str, Any]]]]:
+    """What to call it -> (degradation, what was asked and reached): "Rain", or "Rain in haze+rain" for a part."""
+    groups: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+    for mixture, group in _by_degradation(rows).items():
+        for index, name in enumerate(parts_of(mixture)):
+            what = DEGRADATIONS[name].label if name == mixture else f"{DEGRADATIONS[name].label} in {mixture}"
+            groups[what] = name, group if name == mixture else [row["parts"][index] for row in group]
+    return groups
 
 
 def _values(rows: list[dict[str, Any]], measure: str, what: str) -> np.ndarray:

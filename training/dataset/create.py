@@ -3,7 +3,8 @@
 Every clean photograph is degraded in the ways that its own data set lacks, at intensities drawn like those of real data
 sets (GenDeg, arXiv 2411.17687, Section 4, "GenDS"). Images whose mean degradation falls outside the accepted range are
 discarded and drawn anew. What --clean holds as `metadata.jsonl` (or `metadata.csv`) may say which degradations a file
-has already: fields `file_name` and `degradations` (a list; in CSV, names separated by spaces).
+has already: fields `file_name` and `degradations` (a list; in CSV, names separated by spaces). A mixture, haze+rain, is
+a degradation of its own: it is drawn, judged and discarded by its parts (`gendeg/mixture.py`).
 
 A sample depends on the seed, its photograph's path below --clean, its degradation and its copy number alone. The same
 command goes on with an interrupted data set, or with one whose photographs have become more.
@@ -25,8 +26,9 @@ from huggingface_hub import HfApi
 from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline
-from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.degradations import DEGRADATIONS
 from gendeg.importer import check_repository
+from gendeg.mixture import in_listed_order, mixture_name
 from gendeg.request import MAX_SEED
 from runtime.errors import UserError
 from runtime.files import UNFINISHED
@@ -178,7 +180,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clean", type=Path, required=True, help="folder of clean photographs, searched recursively")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or that of a run to go on with")
     parser.add_argument("--model", default="compact", help="bundled name, local folder or Hub repository (%(default)s)")
-    parser.add_argument("--degradations", nargs="+", default=list(DEGRADATIONS), help="default: all six")
+    parser.add_argument(
+        "--degradations",
+        nargs="+",
+        default=list(DEGRADATIONS),
+        help="such as: rain snow haze+rain, the last a mixture (default: all six)",
+    )
     parser.add_argument(
         "--per-image", type=int, default=1, help="samples of each degradation a photograph (%(default)s)"
     )
@@ -226,11 +233,10 @@ def _settings(args: argparse.Namespace) -> Settings:
             raise UserError(f"--{name.replace('_', '-')} must be {bounds}, not {value}.")
     if args.push_to_hub:
         check_repository(args.push_to_hub)
-    asked = {get_degradation(name).name for name in args.degradations}
     return Settings(
         clean=str(args.clean.resolve()),
         model=args.model,
-        degradations=[name for name in DEGRADATIONS if name in asked],
+        degradations=in_listed_order({mixture_name(name) for name in args.degradations}),
         per_image=args.per_image,
         resolution=args.resolution,
         steps=args.steps,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.mixture import in_listed_order, mixture_name
 from gendeg.pipeline import MIN_SIDE
 from runtime.errors import UserError
 from runtime.images import PHOTOGRAPHS, files_below, image_size, open_image
@@ -32,7 +32,7 @@ class Photo:
     Attributes:
         path: below the folder of clean photographs, with forward slashes.
         size: height and width at which it is degraded.
-        degradations: what to make of it.
+        degradations: what to make of it, mixtures by their names (`gendeg.mixture.mixture_name`).
         caption: of the scene; may be empty.
     """
 
@@ -120,7 +120,7 @@ def _degradations_there(folder: Path) -> dict[str, frozenset[str]]:
                 faults.append(f"{where}: file_name must be text, and degradations a list.")
                 continue
             try:
-                there[name] = frozenset(get_degradation(degradation).name for degradation in degradations)
+                there[name] = frozenset(mixture_name(degradation) for degradation in degradations)
             except UserError as error:
                 faults.append(f"{where}: {error}")
     _refuse(faults)
@@ -172,9 +172,9 @@ def plan(photos: list[Photo], per_image: int, batch_size: int) -> list[Batch]:
     for same in sizes.values():
         for start in range(0, len(same), batch_size):
             group = same[start : start + batch_size]
-            for name in DEGRADATIONS:
+            for name in in_listed_order({name for photo in group for name in photo.degradations}):
                 asked = tuple(photo for photo in group if name in photo.degradations)
-                batches += [Batch(name, copy, asked) for copy in range(per_image) if asked]
+                batches += [Batch(name, copy, asked) for copy in range(per_image)]
     return batches
 
 

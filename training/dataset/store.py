@@ -3,7 +3,7 @@
     .progress/settings.json   what decides the samples; a folder is only continued with the same
     .progress/log.jsonl       one line per generated batch: rows of its pairs, samples it gave up, seconds it took
     train/clean/              ground truths, PNG, each once
-    train/degraded/<name>/    degraded images, PNG
+    train/degraded/<name>/    degraded images, PNG; <name> is "rain", or that of a mixture, "haze+rain"
     train/metadata.jsonl      the rows in their final order: an ImageFolder as Hugging Face `datasets` reads it;
     train/pairs-000000.tar    or, in place of all images and rows, WebDataset shards
     README.md                 the card, written last: with it the data set is complete
@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gendeg.degradations import DEGRADATIONS
+from gendeg.mixture import in_listed_order
 from runtime.errors import UserError
 from runtime.files import UNFINISHED, write_whole, writing
 from training.json_lines import json_lines
@@ -167,7 +167,7 @@ class PairStore:
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows in their final order, which is not the order in which they were made."""
-        order = list(DEGRADATIONS)
+        order = in_listed_order({name for _, name, _ in self.pairs})
         return [self.pairs[k] for k in sorted(self.pairs, key=lambda k: (k[0], order.index(k[1]), k[2]))]
 
     def finish(self) -> None:

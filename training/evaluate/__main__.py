@@ -3,6 +3,7 @@
 - `codec`: PSNR of the codec's round trip.
 - `control`: asked against reached intensity, per degradation, without matching: the network's own control;
   with --physics that of the pictures as the compact model delivers them.
+- `mixtures`: the same of the second of two degradations, for every pair of them, and what both come to together.
 - `held-back`: real pairs (--pairs) whose scenes training leaves out: how near to them the generator comes, and how near
   the simulators.
 - `sheet`: a contact sheet, six degradations at three intensities.
@@ -45,6 +46,7 @@ from training.evaluate.control import evaluate_control
 from training.evaluate.estimator import evaluate_estimator
 from training.evaluate.held_back import evaluate_held_back
 from training.evaluate.inputs import evaluation_squares, generated, simulated
+from training.evaluate.mixtures import evaluate_mixtures
 from training.evaluate.noise_space import evaluate_noise_space, load_denoiser
 from training.evaluate.published import evaluate_published, load_lpips
 from training.evaluate.restorers import evaluate_restorers
@@ -63,7 +65,8 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    tables = ("codec", "control", "held-back", "structure", "restorers", "own", "published", "noise-space", "estimator")
+    tables = ("codec", "control", "mixtures", "held-back", "structure", "restorers", "own", "published")
+    tables += ("noise-space", "estimator")
     parser.add_argument("what", choices=(*tables, *sheets))
     parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
@@ -90,7 +93,7 @@ def main() -> None:
         parser.error("--adaptation names what noise-space is measured of.")
     files = Photos(args.photos).files
     restoring = ("restorers", "restorers-sheet", "own", "published")
-    generating = ("codec", "control", "held-back", "structure", "own", "sheet", "structure-sheet")
+    generating = ("codec", "control", "mixtures", "held-back", "structure", "own", "sheet", "structure-sheet")
     restorers = _restorers(args.restorers) if args.what in restoring else []
     model = load_pipeline(args.model) if args.what in generating else None
     if args.what == "published":
@@ -129,6 +132,8 @@ def main() -> None:
         result = evaluate_structure(model, photos)
     elif args.what == "control":
         result = evaluate_control(model, photos, physics=args.physics)
+    elif args.what == "mixtures":
+        result = evaluate_mixtures(model, photos)
     else:
         result = {"codec": evaluate_codec(model, photos)}
     print(markdown(result))

@@ -11,7 +11,7 @@ from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
 from runtime.errors import UserError
 from training.evaluate.inputs import SIZE
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, degradations_of
 from training.photos import centre_square
 from training.simulators.matching import simulate
 
@@ -29,14 +29,17 @@ def evaluate_held_back(
         limit: at most so many scenes of each data set.
 
     Raises:
-        UserError: if none of the pairs says which degradation it shows.
+        UserError: if none of the pairs says which one degradation it shows.
     """
-    by_scene = {(row.get("dataset"), row.get("scene")): i for i, row in enumerate(pairs.rows) if row.get("degradation")}
+    single = (i for i, row in enumerate(pairs.rows) if len(degradations_of(row)) == 1)
+    by_scene = {(pairs.rows[i].get("dataset"), pairs.rows[i].get("scene")): i for i in single}
     chosen: dict[str, list[int]] = {}
     for (dataset, _), i in sorted(by_scene.items(), key=lambda item: item[1]):
         chosen.setdefault(str(dataset), []).append(i)
     if not chosen:
-        raise UserError("These pairs do not say which degradation they show, or none of their scenes is held back.")
+        raise UserError(
+            "These pairs do not say which degradation they show, show mixtures, or none of their scenes is held back."
+        )
     table = {}
     for dataset, members in chosen.items():
         reached = []

@@ -26,9 +26,9 @@ from torch.utils.data import Dataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from gendeg.checkpoints import with_preset
-from gendeg.degradations import get_degradation
 from gendeg.importer import RESOLUTION
 from gendeg.intensity import IntensityProjection, intensity
+from gendeg.mixture import phrase
 from gendeg.pipeline import GenDegPipeline, predict
 from runtime.errors import UserError
 from runtime.images import open_image, write_image
@@ -160,7 +160,7 @@ def _caption_and_phrase(row: dict[str, Any]) -> tuple[str, str]:
         return "", row["prompt"]
     if row.get("degradation") is None:
         raise UserError("What degradation is it? A row in metadata.jsonl must give its degradation, or a prompt.")
-    return row.get("caption") or "", get_degradation(row["degradation"]).phrase_for(row.get("source_dataset"))
+    return row.get("caption") or "", phrase(row["degradation"], row.get("source_dataset"))
 
 
 def _given_intensity(row: dict[str, Any]) -> tuple[float | None, float | None]:
