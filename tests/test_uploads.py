@@ -51,7 +51,7 @@ def names_and_arguments(demo: gr.Blocks) -> Iterator[tuple[int, list[Any], int]]
                 yield index, values, place
 
 
-@pytest.mark.parametrize("endpoint", ["degrade", "restore"])
+@pytest.mark.parametrize("endpoint", ["degrade", "restore", "robustness"])
 def test_named_endpoints_open_uploads_alone(app_url: str, foreign: list[str], endpoint: str) -> None:
     rest = ["haze"] if endpoint == "degrade" else [["nafnet"]]  # what is left out has its default
     answers = set()
