@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 with suppress(ImportError):
@@ -24,7 +25,9 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from gendeg.jobs import Models
+from gendeg.robustness_tab import robustness_section
 from gendeg.tab import CSS, degrade_tab
+from restorers.jobs import Restorers, measuring
 from restorers.tab import CSS as RESTORE_CSS
 from restorers.tab import restore_tab
 from runtime.errors import UserError
@@ -45,7 +48,7 @@ SYSTEM_FONTS = ("system-ui", "sans-serif")
 
 def build() -> gr.Blocks:
     """The whole page, not yet served."""
-    models = Models()
+    models, restorers = Models(), Restorers()
     if zero_gpu():  # what is loaded before the page is served, every call finds on its GPU
         try:
             models.prepare()
@@ -57,7 +60,8 @@ def build() -> gr.Blocks:
             with gr.Tab("Degrade", id="degrade"):
                 send, degraded, clean = degrade_tab(demo, models)
             with gr.Tab("Restore", id="restore"):
-                restore_inputs = restore_tab(demo)
+                *restore_inputs, chosen = restore_tab(demo, restorers)
+                robustness_section(models, partial(measuring, restorers), chosen)
             with gr.Tab("Data set", id="data-set"):
                 data_set_tab(demo, models)
         send.click(

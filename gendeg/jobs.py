@@ -21,6 +21,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.image_forms import convert
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import Request, Result, degrade
+from gendeg.robustness import POINTS, Picture, pictures, rising_mus
 from runtime.errors import UserError
 from runtime.images import open_image
 from runtime.jobs import Report, run_job
@@ -88,6 +89,10 @@ class Models:
     def run(self, work: Work, request: Any, model: str | None = None) -> Iterator[Any]:
         """What `work(pipeline, request, report)` reports, and what it returns. Otherwise like `generate`."""
         return self._job(work, request, model)
+
+    def rise(self, request: Request, model: str | None = None) -> Iterator[Step | list[Picture] | None]:
+        """The photograph at `rising_mus`, of the working size, all with one seed. Otherwise like `generate`."""
+        return self._job(_rise, request, model)
 
     def prepare(self, model: str | None = None, unless_loaded: bool = False) -> None:
         """Load a model now, so that its first job need not wait; with ZeroGPU only before the app is served.
@@ -169,7 +174,7 @@ def _seconds(work: Work, request: Any, model: str | None) -> int:
     """How long a job may take with ZeroGPU: what its steps and pixels need, by half a second a step of 512 x 512."""
     if not isinstance(request, Request):
         return _MOST_SECONDS  # other work than a picture or a sweep ends when it must
-    images = 2 * SWEEP_COLUMNS if work is _sweep else 1
+    images = {_sweep: 2 * SWEEP_COLUMNS, _rise: POINTS - 1}.get(work, 1)
     try:
         settings = read_settings(model_source(model))
     except UserError:
@@ -210,3 +215,14 @@ def _sweep(pipeline: GenDegPipeline, request: Request, report: Report) -> list[l
         report(Step(done, len(rows) * len(pipeline.scheduler.timesteps)))
 
     return [degrade(pipeline, row, callback) for row in rows]
+
+
+def _rise(pipeline: GenDegPipeline, request: Request, report: Report) -> list[Picture]:
+    done, mus = 0, rising_mus(request.degradation)
+
+    def callback(pipeline: GenDegPipeline, *_: Any) -> None:
+        nonlocal done
+        done += 1
+        report(Step(done, (len(mus) - 1) * len(pipeline.scheduler.timesteps)))
+
+    return list(pictures(pipeline, replace(request, output_size="working"), mus, callback))

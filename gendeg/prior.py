@@ -28,6 +28,7 @@ from runtime.paths import ASSETS
 
 ASSET = ASSETS / "intensity_histograms.json"
 UNIFORM_EVERY = 20
+_MEDIAN_OF = 100  # real pairs at least
 
 # How likely a source data set is beside the others, which all weigh 1: the most extreme ones are rare.
 DATASET_WEIGHTS = {
@@ -128,6 +129,20 @@ class IntensityPrior:
             column = joint[:, filled[np.abs(filled - _bin(sigma, SIGMA_MAX)).argmin()]]
             return _inside(rng.choice(NUM_BINS, p=column / column.sum()), MU_MAX, rng), sigma
         return mu, sigma
+
+    def typical_sigma(self, degradation: str, mu: float) -> float:
+        """The sigma that goes with a mu: the median of the real pairs of that mu.
+
+        Where its bin holds few, neighbouring ones on both sides are taken along; of a mu beyond all data, the nearest.
+
+        Raises:
+            UserError: for an unknown degradation.
+        """
+        joint = self.pooled(degradation)
+        distance = np.abs(np.arange(NUM_BINS) - _bin(mu, MU_MAX))
+        within = np.bincount(distance, weights=joint.sum(1)).cumsum()
+        counts = joint[distance <= np.searchsorted(within, _MEDIAN_OF)].sum(0)
+        return float(np.interp(counts.sum() / 2, np.append(0, counts.cumsum()), _edges(SIGMA_MAX)))
 
     def sample_many(
         self, degradation: str, count: int, rng: np.random.Generator, uniform_every: int | None = UNIFORM_EVERY

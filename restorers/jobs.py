@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 from PIL import Image
 
-from restorers.metrics import quality
+from restorers.metrics import named_quality, quality
 from restorers.registry import Restorer, available, load_restorer, version
 from runtime.errors import UserError, sentence
 from runtime.images import open_image
@@ -31,6 +32,14 @@ class Request:
     photo: Image.Image
     names: tuple[str, ...]
     clean: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs (degraded, clean) of RGB images of one size, on which to measure restorers; `names` as above."""
+
+    pairs: tuple[tuple[Image.Image, Image.Image], ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -106,8 +115,8 @@ class Restorers:
         self._loaded = {name: loaded for name, loaded in self._loaded.items() if name in names}
         release_memory()
 
-    def _run(self, request: Request) -> Iterator[Input | Tiles | Result | Failure | None]:
-        yield from run_job(self.running, lambda report: _restore(self, request, report))
+    def _run(self, work: Callable[[Restorers, Any, Report], Any], request: Request | Pairs) -> Iterator[Any]:
+        yield from run_job(self.running, lambda report: work(self, request, report))
 
 
 def read_request(photo: str | None, names: Sequence[str] | str | None, clean: str | None = None) -> Request:
@@ -120,21 +129,10 @@ def read_request(photo: str | None, names: Sequence[str] | str | None, clean: st
     Raises:
         UserError: for anything that cannot be done; the message is a sentence to act on.
     """
-    known = available()
-    names = [names] if isinstance(names, str) else names or ()
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise UserError("Name restorers as a list of words.")
-    names = list(dict.fromkeys(names))
-    if not known:
-        raise UserError("There are no restorers yet. Put weights (.safetensors, .pth) into the folder models/.")
     if not photo:
         raise UserError("There is no photograph yet. Upload one, choose an example, or send one from Degrade.")
-    if not names:
-        raise UserError("Choose at least one restorer.")
-    for name in names:
-        if name not in known:
-            raise UserError(f"There is no restorer {name!r}; there are {', '.join(known)}.")
-    request = Request(open_image(photo), tuple(names), open_image(clean) if clean else None)
+    names = read_names(names)
+    request = Request(open_image(photo), names, open_image(clean) if clean else None)
     if request.clean and request.clean.size != request.photo.size:
         sizes = ["{} × {}".format(*image.size) for image in (request.clean, request.photo)]
         raise UserError(
@@ -144,18 +142,57 @@ def read_request(photo: str | None, names: Sequence[str] | str | None, clean: st
     return request
 
 
+def read_names(names: Any) -> tuple[str, ...]:
+    """Names of restorers, each once, from what people and programs choose; see `read_request`.
+
+    Raises:
+        UserError: if there are none, or one is not among `available()`.
+    """
+    known = available()
+    names = [names] if isinstance(names, str) else names or ()
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError("Name restorers as a list of words.")
+    if not known:
+        raise UserError("There are no restorers yet. Put weights (.safetensors, .pth) into the folder models/.")
+    if not names:
+        raise UserError("Choose at least one restorer.")
+    for name in names:
+        if name not in known:
+            raise UserError(f"There is no restorer {name!r}; there are {', '.join(known)}.")
+    return tuple(dict.fromkeys(names))
+
+
 def restore_photo(restorers: Restorers, request: Request) -> Iterator[Input | Tiles | Result | Failure | None]:
     """Restore a photograph with each restorer asked for: tiles, None at least every third of a second, and results.
 
     Closing the iterator stops the work after the tile that is being computed (on a Space with ZeroGPU, where the job
     has a process of its own: waits for its end).
     """
-    return restorers.job(request)
+    return restorers.job(_restore, request)
 
 
-def _seconds(request: Request) -> int:
+def measuring(restorers: Restorers, names: Any) -> Callable[[Sequence[tuple[Image.Image, Image.Image]]], Iterator[Any]]:
+    """What measures these restorers on pairs (degraded, clean) of RGB images of one size each.
+
+    Called with the pairs it yields (share that is done, words on what is at work); None at least every third of a
+    second; a UserError of each restorer that fails, without which the others go on; and at last a list with a
+    dictionary for each pair, see `named_quality`: of the degraded image, and of what each restorer makes of it.
+
+    Args:
+        names: of `available()`; None: all.
+
+    Raises:
+        UserError: see `read_names`.
+    """
+    checked = read_names(list(available()) if names is None else names)
+    return lambda pairs: restorers.job(_measure, Pairs(tuple(pairs), checked))
+
+
+def _seconds(work: Any, request: Request | Pairs) -> int:
     """How long a job may take with ZeroGPU."""
-    return min(15 + len(request.names) * (2 + request.photo.width * request.photo.height // 2_000_000), 120)
+    photos = [request.photo] if isinstance(request, Request) else [degraded for degraded, _ in request.pairs]
+    pixels = sum(photo.width * photo.height for photo in photos)
+    return min(15 + len(request.names) * (2 + pixels // 2_000_000), 120)
 
 
 def _restore(restorers: Restorers, request: Request, report: Report) -> None:
@@ -172,8 +209,29 @@ def _restore(restorers: Restorers, request: Request, report: Report) -> None:
         except Abandoned:
             raise
         except Exception as error:
-            memory = "There is too little memory for it. A smaller photograph needs less."
-            report(Failure(name, memory if is_out_of_memory(error) else sentence(error)))
+            report(Failure(name, _why(error)))
+
+
+def _measure(restorers: Restorers, request: Pairs, report: Report) -> list[dict[str, float | None]]:
+    restorers.keep(request.names)
+    values = [named_quality("", *pair) for pair in request.pairs]
+    for index, name in enumerate(request.names):
+        try:
+            for done, (degraded, clean) in enumerate(request.pairs):
+                share = (index + done / len(values)) / len(request.names)
+                report((share, f"{name} is at work, {done} of {len(values)} pictures done"))
+                image = restorers.get(name)(degraded, progress=lambda *_: report(None))
+                values[done] |= named_quality(name, image, clean)
+        except Abandoned:
+            raise
+        except Exception as error:
+            report(UserError(f"{name}: {_why(error)}"))
+    return values
+
+
+def _why(error: Exception) -> str:
+    memory = "There is too little memory for it. A smaller photograph needs less."
+    return memory if is_out_of_memory(error) else sentence(error)
 
 
 def measure(image: Image.Image, clean: Image.Image) -> Quality:

@@ -40,6 +40,12 @@ def quality(restored: Image.Image, clean: Image.Image) -> tuple[float, float | N
     return _psnr(cut, *clean.size), _ssim(cut, *clean.size) if min(clean.size) >= WINDOW else None
 
 
+def named_quality(name: str, image: Image.Image, clean: Image.Image) -> dict[str, float | None]:
+    """The same as {"<name>_psnr", "<name>_ssim"}, for tables; without a name, of the degraded image: "psnr", "ssim"."""
+    prefix = f"{name}_" if name else ""
+    return dict(zip((f"{prefix}psnr", f"{prefix}ssim"), quality(image, clean), strict=True))
+
+
 def psnr(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """Peak signal-to-noise ratio of each image over all its pixels and colours.
 

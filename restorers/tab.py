@@ -246,16 +246,16 @@ def grid(images: Images) -> str:
 # --------------------------------------------------------------------------------------------------------- layout
 
 
-def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
+def restore_tab(demo: gr.Blocks, restorers: Restorers) -> tuple[gr.Image, gr.Image, gr.CheckboxGroup]:
     """Lay out the tab inside the current context, and wire it.
 
     Args:
         demo: the app; its load event looks for restorers anew.
 
     Returns:
-        The components of the degraded photograph and of the clean image, for others to send files to.
+        The components of the degraded photograph and of the clean image, for others to send files to, and that of the
+        restorers that are chosen.
     """
-    restorers = Restorers()
     with gr.Row():
         with gr.Column(scale=30, min_width=280):
             photo = Photo(
@@ -329,7 +329,7 @@ def restore_tab(demo: gr.Blocks) -> tuple[gr.Image, gr.Image]:
     cancel_button.click(cancel, cancelled, None, **quick)
     _endpoint(restorers)
     demo.load(list_restorers, None, [choice, notice], **quick)
-    return photo, clean
+    return photo, clean, choice
 
 
 def _buttons(running: bool) -> tuple[Any, Any]:

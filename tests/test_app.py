@@ -1,5 +1,6 @@
 """The app through its named endpoints: results, reproducibility, every kind of bad input, cancelling."""
 
+import csv
 import json
 import shutil
 import time
@@ -21,6 +22,8 @@ from gendeg import checkpoints
 from gendeg.degradations import DEGRADATIONS
 from gendeg.jobs import Models, model_source
 from gendeg.pipeline import GenDegPipeline
+from gendeg.robustness import rising_mus
+from gendeg.robustness_tab import run_robustness
 from gendeg.scheduler import BridgeScheduler
 from gendeg.tab import (
     change_degradation,
@@ -358,3 +361,86 @@ def test_restore_survives_a_failing_network(restore, photo: Path, monkeypatch: p
         restore(photo, restorers=["nafnet"])
     monkeypatch.undo()
     assert len(restore(photo, restorers=["nafnet"])[0]) == 1
+
+
+@pytest.fixture
+def robustness(client: Client) -> Callable[..., tuple]:
+    def robustness(path: Path, **options: Any) -> tuple:
+        return client.submit(handle_file(str(path)), **options, api_name="/robustness").result(timeout=120)
+
+    return robustness
+
+
+def test_robustness(robustness, photo: Path) -> None:
+    table, pictures, numbers = robustness(photo, restorers=["nafnet", "swin"], degradation="rain", seed=3)
+    rows = numbers["rows"]
+    assert [row["mu_asked"] for row in rows] == rising_mus("rain") and not numbers["failures"]
+    assert rows[0]["psnr"] is None and rows[0]["ssim"] == pytest.approx(1), "the photograph itself"
+    clean = pixels(pictures[0])
+    for row, picture in zip(rows[1:], pictures[1:], strict=True):
+        difference = pixels(picture) - clean
+        assert row["mu_reached"] == pytest.approx(np.abs(difference).mean(), abs=0.002)
+        assert row["psnr"] == pytest.approx(-10 * np.log10((difference**2).mean()), abs=0.001)
+        assert 0 < row["nafnet_psnr"] < 60 and -1 < row["swin_ssim"] < 1 and "promptir_psnr" not in row
+    lines = list(csv.DictReader(Path(table).read_text().splitlines()))
+    assert [float(line["nafnet_psnr"]) for line in lines] == [row["nafnet_psnr"] for row in rows]
+    assert Path(table).name == "astronaut-rain-robustness.csv" and lines[0]["psnr"] == "inf"
+
+
+def test_robustness_survives_a_failing_network(robustness, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(NAFNet, "forward", fail)
+    numbers = robustness(photo)[2]
+    assert numbers["failures"] == ["nafnet: There is too little memory for it. A smaller photograph needs less."]
+    assert "nafnet_psnr" not in numbers["rows"][0] and numbers["rows"][1]["promptir_psnr"] > 0
+
+
+def test_robustness_bad_requests(robustness, client: Client, photo: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
+    for path, options, sentence in (
+        (photo, {"restorers": []}, "Choose at least one restorer"),
+        (photo, {"restorers": [str(photo)]}, "There is no restorer"),
+        (photo, {"degradation": "fog"}, "Choose one of: haze"),
+        (photo, {"seed": -1}, "The seed must be a whole number"),
+        (tmp_path / "small.png", {"restorers": ["nafnet"]}, "at least 32"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            robustness(path, **options)
+    with pytest.raises(AppError, match="There is no photograph yet"):
+        client.predict(None, api_name="/robustness")
+
+
+@pytest.fixture
+def measured_here(tiny_pipeline_folder: Path, photo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list]:
+    """What the page's function yields, without a page."""
+    monkeypatch.setenv("GENDEG_MODEL", str(tiny_pipeline_folder))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(photo.parent))
+
+    def measure(pairs: Any) -> Any:
+        yield 0.5, "<b> is at work"
+        yield None
+        yield UserError("<i> has no head.")
+        yield [{"psnr": np.inf if i == 0 else 30.0 - i, "ssim": None, "x_y_psnr": 20.0} for i in range(len(pairs))]
+
+    def run(*values: Any, cancelled: Event | None = None) -> list:
+        return list(run_robustness(Models(), lambda names: measure, cancelled, *values))
+
+    return run
+
+
+def test_what_the_page_shows_of_robustness(measured_here: Callable[..., list], photo: Path) -> None:
+    *_, (status, psnr, ssim, gallery, table) = events = measured_here([], {"path": str(photo)}, "haze", 0)
+    assert "&lt;b&gt; is at work" in "".join(str(event[0]) for event in events)
+    assert status.startswith("Done: 8 pictures.") and "&lt;i&gt; has no head." in status
+    frame = psnr["value"]
+    assert list(frame.columns) == ["mu", "restorer", "psnr"]
+    assert frame.restorer.value_counts().to_dict() == {"as it is": 7, "x_y": 8}, "infinite is nowhere in a plot"
+    assert len(ssim["value"]) == 0 and len(gallery["value"]) == 8
+    assert gallery["value"][0][1] == "the photograph" and gallery["value"][1][1].startswith("μ 0.")
+    assert Path(table["value"]).is_file()
+    cancelled = Event()
+    cancelled.set()
+    assert measured_here([], {"path": str(photo)}, "haze", 0, cancelled=cancelled)[-1][0] == "Cancelled."
+    assert "There is no photograph yet" in measured_here([], None, "haze", 0)[-1][0]

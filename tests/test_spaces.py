@@ -18,8 +18,9 @@ import app
 from gendeg import checkpoints
 from gendeg.jobs import Models, Step
 from gendeg.request import Request, Result
+from gendeg.robustness import rising_mus
 from restorers import registry
-from restorers.jobs import Failure, Restorers, restore_photo
+from restorers.jobs import Failure, Restorers, measuring, restore_photo
 from restorers.jobs import Request as RestoreRequest
 from tests.gendeg.test_captions import tiny_blip2
 
@@ -106,6 +107,8 @@ def test_jobs_run_in_another_process_as_in_this(models: str, lent_gpu: None, mon
         assert np.array_equal(np.asarray(result.degraded), np.asarray(expected.degraded))
     *_, rows = lending.sweep(REQUEST)
     assert [len(row) for row in rows] == [5, 5]
+    *_, shown = lending.rise(REQUEST)
+    assert [picture.asked[0] for picture in shown] == rising_mus("haze")
     with pytest.raises(ValueError, match="There is no model 'x'"):
         list(lending.generate(REQUEST, "x"))
 
@@ -118,6 +121,8 @@ def test_restorers_run_in_another_process(
     events = list(restore_photo(restorers, RestoreRequest(PHOTO, ("nafnet", "missing"))))
     results = {type(event).__name__: event for event in events if event is not None}
     assert results["Result"].image.size == (64, 64) and isinstance(results["Failure"], Failure)
+    *_, (values,) = measuring(restorers, ["nafnet"])([(PHOTO, PHOTO)])
+    assert list(values) == ["psnr", "ssim", "nafnet_psnr", "nafnet_ssim"]
     assert not restorers._loaded, "this process has no GPU to load it on"
 
 

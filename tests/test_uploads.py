@@ -51,11 +51,11 @@ def names_and_arguments(demo: gr.Blocks) -> Iterator[tuple[int, list[Any], int]]
                 yield index, values, place
 
 
-@pytest.mark.parametrize("endpoint", ["degrade", "restore", "data_set"])
-def test_named_endpoints_open_uploads_alone(app_url: str, foreign: list[str], endpoint: str) -> None:
-    rest = {"degrade": "haze", "restore": ["nafnet"], "data_set": ["haze"]}[
-        endpoint
-    ]  # what is left out has its default
+@pytest.mark.parametrize(
+    ("endpoint", "rest"),  # what is left out has its default
+    [("degrade", "haze"), ("restore", ["nafnet"]), ("robustness", ["nafnet"]), ("data_set", ["haze"])],
+)
+def test_named_endpoints_open_uploads_alone(app_url: str, foreign: list[str], endpoint: str, rest: object) -> None:
     answers = set()
     for path in foreign:
         for file in ({"path": path}, {"path": path, "meta": {"_type": "something"}}, path):

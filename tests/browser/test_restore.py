@@ -235,3 +235,24 @@ def test_fits_a_phone(browser: Browser, app_url: str, screenshot: Callable[..., 
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     screenshot(page, "restore-phone", full_page=True)
     page.close()
+
+
+def test_robustness(page: Page, photo: Path, screenshot: Callable[..., None]) -> None:
+    page.get_by_role("button", name="Robustness").click()
+    choose_only(page, "nafnet")
+    page.click("#measure")
+    expect(page.locator("#robustness-status .failure")).to_contain_text("There is no photograph yet")
+    upload(page, photo, "#robustness-photo")
+    page.click("#measure")
+    expect(page.locator("#robustness-status")).to_contain_text("Done: 8 pictures", timeout=120_000)
+    for measure in ("psnr", "ssim"):
+        plot = page.locator(f"#robustness-{measure}")
+        expect(plot.locator("canvas, svg.marks")).to_be_visible()
+    expect(page.locator("#robustness-pictures img")).to_have_count(8)
+    screenshot(page, "robustness", full_page=True)
+    with page.expect_download() as download:
+        page.click("#download-robustness")
+    assert download.value.suggested_filename == "astronaut-haze-robustness.csv"
+    header = Path(download.value.path()).read_text().splitlines()[0]
+    assert header.endswith("mu_delivered,sigma_delivered,psnr,ssim,nafnet_psnr,nafnet_ssim")
+    expect(page.locator("#measure")).to_be_enabled()

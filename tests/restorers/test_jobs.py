@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from restorers import save_restorer
-from restorers.jobs import Failure, Request, Restorers, Result, Tiles, read_request, restore_photo
+from restorers.jobs import Failure, Request, Restorers, Result, Tiles, measuring, read_request, restore_photo
 from restorers.nafnet import NAFNet
-from runtime.errors import OUR_FAULT
+from runtime.errors import OUR_FAULT, UserError
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 200, (13, 20, 3), dtype=np.uint8))
 
@@ -97,6 +97,27 @@ def test_closing_stops_the_work_and_frees_the_way(brighten):
     go_on.set()
     after = [e.name for e in restore_photo(restorers, Request(PHOTO, ("much",))) if isinstance(e, Result)]
     assert after == ["much"] and calls == networks
+
+
+def test_pairs_are_measured_with_each_restorer(brighten):
+    clean = Image.fromarray(np.asarray(PHOTO) + np.uint8(51))
+    measure = measuring(Restorers(), ["broken", "little", "little"])
+    *events, values = measure([(PHOTO, clean), (clean, clean)])
+    (failure,) = (event for event in events if isinstance(event, UserError))
+    assert str(failure).startswith("broken: ") and "damaged or no PyTorch file" in str(failure)
+    shares = [event[0] for event in events if isinstance(event, tuple)]
+    assert shares == [0, 0.5, 0.75] and all("little is at work" in e[1] for e in events[-3:] if isinstance(e, tuple))
+    assert [list(of_pair) for of_pair in values] == [["psnr", "ssim", "little_psnr", "little_ssim"]] * 2
+    assert values[0]["little_psnr"] == values[1]["psnr"] == torch.inf
+    assert values[0]["psnr"] == pytest.approx(-20 * np.log10(0.2), abs=0.01) and values[1]["little_psnr"] < 20
+
+
+def test_what_is_measured_must_be_named(brighten):
+    *_, (values,) = measuring(Restorers(), None)([(PHOTO, PHOTO)])
+    assert {"little_psnr", "much_psnr"} < set(values), "all that can be loaded"
+    for names, sentence in (([], "Choose at least one"), (["unheard"], "no restorer 'unheard'"), (5, "list of words")):
+        with pytest.raises(UserError, match=sentence):
+            measuring(Restorers(), names)
 
 
 def test_restorers_that_are_not_chosen_any_more_are_freed(brighten):
