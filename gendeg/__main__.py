@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         first, *also = _parts(args.degradation, args.mu, args.sigma, args.seed)
         request = read_request(
             str(args.photo), *first, args.seed, args.steps, None, None, args.resolution, args.output_size,
-            args.caption, args.structure_correction, also=also,
+            args.caption, args.structure_correction, also=also, mask=args.mask,
         )  # fmt: skip
         for note in request.photo.info.get("notes", ()):
             print(f"{shown(args.photo)}: {note}.", file=sys.stderr)
@@ -77,6 +77,8 @@ def _report(result: Result) -> None:
     print(f"{what} mu {result.mu:.4f}  sigma {result.sigma:.4f}")
     width, height = result.degraded.size
     print(f"at {width} x {height}  mu {result.delivered_mu:.4f}  sigma {result.delivered_sigma:.4f}")
+    if result.inside:
+        print("inside the mask  mu {:.4f}  sigma {:.4f}".format(*result.inside))
 
 
 def _numbers(text: str) -> list[float]:
@@ -103,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help="wanted mean of |clean - degraded|; of a mixture one for each, 0.1,0.05 (default: drawn)",
     )
     parser.add_argument("--sigma", type=_numbers, help="wanted standard deviation of it, likewise (default: drawn)")
+    parser.add_argument("--mask", help="an image: only where it is white, or opaque, the photograph is degraded")
     parser.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_SEED} (default: 0)")
     parser.add_argument("--steps", type=int, help="default: the model's own")
     low, high = resolutions()

@@ -6,6 +6,7 @@ import base64
 import io
 from functools import cache
 from math import ceil, floor
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -125,12 +126,15 @@ def part_maps(result: Result) -> list[tuple[Image.Image, str]]:
 def numbers(request: Request | None = None, result: Result | None = None) -> str:
     """HTML table of mu and sigma: asked, reached at the working size, and that of the pair at its own size.
 
-    Of a mixture, of each part and of all together; None: not yet.
+    Of a mixture, of each part and of all together; with a mask, inside of it as well; None: not yet.
     """
     rows = [("", request if request and not request.also else None, result, result)]
     for index, part in enumerate(request.parts if request and request.also else ()):
         label, reached = get_degradation(part.degradation).label, result and result.parts[index]
         rows.insert(index, (label, part, reached, None))
+    if result and result.inside:
+        within = SimpleNamespace(delivered_mu=result.inside[0], delivered_sigma=result.inside[1])
+        rows.append(("In the mask", None, None, within))
     lines = ""
     for label, asked, reached, delivered in rows:
         for name, sign in (("mu", "μ"), ("sigma", "σ")):

@@ -36,11 +36,6 @@ def read_mask(image: Image.Image, size: tuple[int, int], feather: float = FEATHE
     return mask.filter(ImageFilter.GaussianBlur(feather * min(size))) if feather else mask
 
 
-def inside(clean: Image.Image, degraded: Image.Image, mask: Image.Image) -> Image.Image:
-    """The degraded photograph where the mask is white, the clean one where it is black; all of one size."""
-    return Image.composite(degraded, clean, mask)
-
-
 def intensity_inside(clean: Image.Image, degraded: Image.Image, mask: Image.Image) -> tuple[float, float]:
     """Mean and deviation of |clean - degraded| in [0, 1] where the mask is white by more than a half; RGB."""
     places = np.asarray(mask)

@@ -144,6 +144,17 @@ class IntensityPrior:
         counts = joint[distance <= np.searchsorted(within, _MEDIAN_OF)].sum(0)
         return float(np.interp(counts.sum() / 2, np.append(0, counts.cumsum()), _edges(SIGMA_MAX)))
 
+    def strengths(self, degradation: str) -> dict[str, tuple[float, float]]:
+        """(mu, sigma) of a light, a moderate and a heavy one: the middle of each third of the real pairs.
+
+        Raises:
+            UserError: for an unknown degradation.
+        """
+        counts = np.append(0, self.pooled(degradation).sum(1).cumsum())
+        light, heavy = (float(np.interp(place * counts[-1], counts, _edges(MU_MAX))) for place in (1 / 6, 5 / 6))
+        of = {mu: (round(mu, 3), round(self.typical_sigma(degradation, mu), 3)) for mu in (light, heavy)}
+        return {"light": of[light], "moderate": get_degradation(degradation).typical, "heavy": of[heavy]}
+
     def sample_many(
         self, degradation: str, count: int, rng: np.random.Generator, uniform_every: int | None = UNIFORM_EVERY
     ) -> Iterator[IntensitySample]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 from gendeg.checkpoints import with_preset
 from gendeg.degradations import get_degradation
-from gendeg.intensity import MU_MAX, SIGMA_MAX
+from gendeg.image_forms import resize, to_bytes
+from gendeg.intensity import MU_MAX, SIGMA_MAX, intensity_of_pair
+from gendeg.mask import intensity_inside, read_mask
 from gendeg.memory import offloaded, set_tiling
 from gendeg.mixture import degrade_mixture, in_physical_order, parts_of
 from gendeg.pipeline import GenDegPipeline
@@ -59,6 +61,7 @@ class Request:
         structure_correction: "auto", True or False, see `GenDegPipeline.__call__`.
         preset: how to sample, see `gendeg.checkpoints.with_preset`; None: as the model was saved.
         also: further degradations to mix with it, see `gendeg.mixture`.
+        mask: where the degradation goes, see `gendeg.mask.read_mask`; None: everywhere.
     """
 
     photo: Image.Image
@@ -75,6 +78,7 @@ class Request:
     structure_correction: bool | str = "auto"
     preset: str | None = None
     also: tuple[Part, ...] = ()
+    mask: Image.Image | None = None
 
     @property
     def parts(self) -> list[Part]:
@@ -105,7 +109,8 @@ class Result:
         uncorrected, corrected: the degraded photograph before and after its structure was corrected, without the steps
             that follow; None if it was not, and of a mixture.
         request: what was asked.
-        parts: of a mixture, what each of `request.parts` reached; all above is of the whole.
+        parts: of a mixture, what each of `request.parts` reached everywhere; all above is of the whole.
+        inside: with a mask, (mu, sigma) where it is white, at the output size.
     """
 
     clean: Image.Image
@@ -119,6 +124,7 @@ class Result:
     corrected: Image.Image | None
     request: Request
     parts: tuple[PartResult, ...] = ()
+    inside: tuple[float, float] | None = None
 
 
 def read_request(
@@ -136,6 +142,7 @@ def read_request(
     structure_correction: str | None = None,
     preset: str | None = None,
     also: Sequence[tuple[str, Any, Any]] = (),
+    mask: str | None = None,
 ) -> Request:
     """A request from what people and programs type. None: the typical intensity, the model's own setting.
 
@@ -143,6 +150,7 @@ def read_request(
         photo: path of an image file.
         structure_correction: "auto", "on" or "off".
         also: (degradation, mu, sigma) of each further one.
+        mask: path of an image file.
 
     Raises:
         UserError: for anything that cannot be done; the message is a sentence to act on.
@@ -172,7 +180,16 @@ def read_request(
         structure_correction=STRUCTURE_CORRECTION[choice],
         preset=preset or None,
         also=tuple(others),
+        mask=_mask(mask),
     )
+
+
+def _mask(path: str | None) -> Image.Image | None:
+    if not path:
+        return None
+    mask = open_image(path, keep_alpha=True)
+    read_mask(mask, mask.size, feather=0)  # one that marks nothing is said now
+    return mask
 
 
 def _part(name: str, mu: Any, sigma: Any) -> Part:
@@ -237,7 +254,27 @@ def degrade(
     numbers = (output.mu, output.sigma, output.delivered_mu, output.delivered_sigma)
     maps = map(_map_to_show, output.degradation_maps)
     results = zip(output.clean, output.images, maps, *numbers, *correction, requests, parts, strict=True)
-    return [Result(*values) for values in results]
+    results = [Result(*values) for values in results]
+    return results if first.mask is None else [_only_inside(result, first.mask, (height, width)) for result in results]
+
+
+def _only_inside(result: Result, mask: Image.Image, working_size: tuple[int, int]) -> Result:
+    """The same where the mask is white, and the photograph as it was elsewhere."""
+    mask = read_mask(mask, result.clean.size)
+    degraded = Image.composite(result.degraded, result.clean, mask)
+    pair = to_bytes([result.clean, degraded])
+    mu, sigma = intensity_of_pair(*(resize(side, working_size) for side in pair))
+    delivered_mu, delivered_sigma = intensity_of_pair(*pair)
+    return replace(
+        result,
+        degraded=degraded,
+        degradation_map=_map_to_show(ImageChops.difference(result.clean, degraded)),
+        mu=mu,
+        sigma=sigma,
+        delivered_mu=delivered_mu,
+        delivered_sigma=delivered_sigma,
+        inside=intensity_inside(result.clean, degraded, mask),
+    )
 
 
 def _map_to_show(degradation_map: Image.Image) -> np.ndarray:

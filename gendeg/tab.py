@@ -93,6 +93,11 @@ def change_degradation(degradation: str) -> tuple[Any, Any, str]:
     return *sliders, intensity_plot(degradation, mu, sigma)
 
 
+def of_strength(degradation: str, strength: str | None) -> tuple[Any, Any]:
+    """(mu, sigma) of a light, moderate or heavy degradation."""
+    return PRIOR.strengths(degradation).get(strength, (SKIP, SKIP))  # type: ignore[return-value]
+
+
 def change_also(degradation: str) -> tuple[Any, Any]:
     """The sliders of a further degradation, shown where one is chosen."""
     if degradation == NONE:
@@ -197,7 +202,7 @@ def run_generate(
         model: one of `available_models()`; None: the first.
         photo: file as the browser sends it, see `runtime.uploads.uploaded`.
         settings: steps, guidance scale, image guidance scale, resolution, output size, caption, structure correction,
-            preset; then degradation (or NONE), mu and sigma of each further one.
+            preset, mask file; then degradation (or NONE), mu and sigma of each further one.
 
     Yields:
         (status, seed, (clean, degraded) images, degradation map, its colour key, the map of each part of a mixture,
@@ -276,13 +281,14 @@ def _read(
     model: str | None, photo: Any, degradation: str, mu: float, sigma: float, seed: Any, *settings: Any
 ) -> Request:
     """Raises a UserError for what cannot be done."""
-    sampling, others, preset, also = settings[:3], settings[3:7], settings[7], settings[8:]
+    sampling, others, (preset, mask), also = settings[:3], settings[3:7], settings[7:9], settings[9:]
     parts = [also[i : i + 3] for i in range(0, len(also), 3) if also[i] != NONE]
     if parts:  # what is left as the first degradation has it is, for the others, as they have it
         own = preset_settings(model, degradation, preset)
         sampling = [None if value == its_own else value for value, its_own in zip(sampling, own, strict=True)]
     preset = None if preset == OWN else preset
-    return read_request(uploaded(photo), degradation, mu, sigma, seed, *sampling, *others, preset, parts)
+    files = uploaded(photo), uploaded(mask)
+    return read_request(files[0], degradation, mu, sigma, seed, *sampling, *others, preset, parts, files[1])
 
 
 def run_describe(caption_of: Callable[[str | None], str], photo: Any) -> tuple[Any, Any]:
@@ -309,12 +315,13 @@ def run_endpoint(
     structure_correction: str = "auto",
     preset: str | None = None,
     model: str | None = None,
+    mask: Any = None,
 ) -> Iterator[tuple[Any, ...]]:
     """See `degrade` in `_endpoint`, which the API's documentation shows. Yields (degraded, clean, map, numbers)."""
     settings = (steps, guidance_scale, image_guidance_scale, resolution, output_size)
     settings += (caption, structure_correction, preset)
     try:
-        request = read_request(uploaded(image), degradation, mu, sigma, seed, *settings)
+        request = read_request(uploaded(image), degradation, mu, sigma, seed, *settings, mask=uploaded(mask))
         for event in models.generate(request, model or None):
             if isinstance(event, Result):
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
@@ -326,6 +333,7 @@ def run_endpoint(
                         "asked": {"mu": request.mu, "sigma": request.sigma},
                         "reached": {"mu": event.mu, "sigma": event.sigma},
                         "at_output_size": {"mu": event.delivered_mu, "sigma": event.delivered_sigma},
+                        "inside_the_mask": event.inside and dict(zip(("mu", "sigma"), event.inside, strict=True)),
                         "seed": request.seed,
                         "map_maximum": brightest,
                         "structure_correction": event.uncorrected is not None,
@@ -401,6 +409,10 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     ]
                     kind.input(change_also, kind, sliders, **quick)
                     also += [kind, *sliders]
+                mask = Photo(
+                    label="Only here", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=140,
+                    elem_id="mask", buttons=[], placeholder="A mask, white where the degradation goes",
+                )  # fmt: skip
                 preset = gr.Radio(
                     PRESET_CHOICES, value=OWN, label="Preset", info="How to sample; sets the three below.",
                     visible=False, elem_id="preset",
@@ -433,6 +445,10 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 CHOICES, value=FIRST, label="Degradation", filterable=False, elem_id="degradation"
             )
             with gr.Group(elem_id="intensity"):
+                strength = gr.Radio(
+                    [(name.capitalize(), name) for name in PRIOR.strengths(FIRST)], value="moderate",
+                    label="Intensity, as real photographs have it", elem_id="strength",
+                )  # fmt: skip
                 plot = gr.HTML(
                     intensity_plot(FIRST, mu_typical, sigma_typical), js_on_load=CHOOSE_ON_CLICK, elem_id="plot"
                 )
@@ -484,11 +500,15 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     degradation.input(settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick)
     mu.change(**drawn)
     sigma.change(**drawn)
+    strength.input(of_strength, [degradation, strength], [mu, sigma], **quick)
     draw.click(draw_intensity, degradation, [mu, sigma], **quick)
+    for changed, event in ((mu, "input"), (sigma, "input"), (draw, "click"), (plot, "click")):
+        getattr(changed, event)(lambda: None, None, strength, **quick)
+    degradation.input(lambda: "moderate", None, strength, **quick)
     plot.click(chosen_on_plot, None, [mu, sigma], **quick)
 
     buttons = [generate_button, sweep_button, cancel_button]
-    settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset, *also]
+    settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset, mask, *also]
     slow = {
         "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
         "show_progress_on": status,
@@ -581,6 +601,7 @@ def _endpoint(models: Models) -> None:
         structure_correction: str = "auto",
         preset: str | None = None,
         model: str | None = None,
+        mask: str | None = None,
     ) -> Iterator[tuple[Any, ...]]:
         """Degrade a photograph with a wanted intensity.
 
@@ -589,14 +610,15 @@ def _endpoint(models: Models) -> None:
         are left out are the model's own. resolution: the short side at which the model works; output_size: that of
         the result, photo (its own), working, or pixels. structure_correction: auto (where
         the model's own is meant for it), on or off. preset, of models that start from noise: fast or paper. model: as
-        in the app's list; left out: the first.
+        in the app's list; left out: the first. mask: an image; only where it is white, or opaque, is the photograph
+        degraded.
         Returns the degraded image, the clean image aligned with it, the degradation map in false colours, and JSON:
-        the intensity asked, reached at the working size, and at the output size; the seed; the value that the map's
-        brightest colour stands for; and whether structure was corrected.
+        the intensity asked, reached at the working size, at the output size, and inside the mask; the seed; the value
+        that the map's brightest colour stands for; and whether structure was corrected.
         """
         yield from run_endpoint(
             models, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution,
-            output_size, caption, structure_correction, preset, model,
+            output_size, caption, structure_correction, preset, model, mask,
         )  # fmt: skip
 
     with gr.Group(visible=False):
@@ -615,6 +637,7 @@ def _endpoint(models: Models) -> None:
             gr.Textbox(label="Structure correction: auto, on or off", value="auto"),
             gr.Textbox(label="Preset: fast or paper", value=None),
             gr.Textbox(label="Model", value=None),
+            Photo(label="Mask", type="filepath", image_mode=None),
         ]
         outputs = [gr.Image(label=label, format="png") for label in ("Degraded", "Clean", "Degradation map")]
         trigger = gr.Button("Degrade")

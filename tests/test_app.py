@@ -286,7 +286,7 @@ def test_answers_add_nothing_to_a_page_that_is_being_built(tiny_pipeline_folder:
         patch.setenv("GRADIO_TEMP_DIR", str(photo.parent))
         with gr.Blocks() as page:  # Gradio puts every component that any thread makes meanwhile into it
             list_models(), list_restorers(), model_settings(None, "haze"), change_degradation("rain")
-            settings = (2, 1.0, 1.0, 256, "photo", "", "auto", "own")
+            settings = (2, 1.0, 1.0, 256, "photo", "", "auto", "own", None)
             steps = list(
                 run_generate(Models(), Event(), False, None, {"path": str(photo)}, "haze", 0.1, 0.06, 1, *settings)
             )

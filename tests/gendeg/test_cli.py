@@ -51,6 +51,24 @@ def test_a_mixture(run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert float(delivered.split()[5]) == pytest.approx(np.abs(degraded - clean).mean(), abs=0.0001)
 
 
+def test_only_where_the_mask_is_white(run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    mask = Image.new("L", (320, 240), 0)
+    mask.paste(255, (0, 0, 160, 240))
+    mask.save(tmp_path / "mask.png")
+    clean = ("--clean-output", str(tmp_path / "clean.png"))
+    assert run("--mu", "0.2", "--steps", "1", "--mask", str(tmp_path / "mask.png"), *clean) == 0
+    *_, delivered, inside = capsys.readouterr().out.splitlines()
+    degraded, clean = (np.asarray(Image.open(tmp_path / n)) / 255 for n in ("out.png", "clean.png"))
+    difference = np.abs(degraded - clean)
+    assert (difference[:, 190:] == 0).all() and difference[:, :130].mean() > 0
+    assert float(delivered.split()[5]) == pytest.approx(difference.mean(), abs=0.0001)
+    assert inside.startswith("inside the mask")
+    assert float(inside.split()[4]) == pytest.approx(difference[:, :160].mean(), rel=0.05)
+    Image.new("L", (9, 9), 0).save(tmp_path / "mask.png")
+    assert run("--mask", str(tmp_path / "mask.png")) == 2
+    assert "marks no place" in capsys.readouterr().err
+
+
 def test_intensities_of_a_mixture_are_drawn(run, capsys: pytest.CaptureFixture) -> None:
     for options in ([], ["--mu", "0.1,0.05"]):
         assert run("--steps", "1", *options, degradation="snow+low-light") == 0

@@ -248,3 +248,13 @@ def test_writing_histograms_and_mu_without_sigma(tmp_path):
     rng = np.random.default_rng(0)
     assert {int(prior.sample("haze", rng, dataset="B").sigma / SIGMA_WIDTH) for _ in range(50)} == {5, 7}
     np.testing.assert_allclose(prior.range("haze"), ((3 * MU_WIDTH, 9 * MU_WIDTH), (2 * SIGMA_WIDTH, 8 * SIGMA_WIDTH)))
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_strengths_rise_within_real_data(name):
+    strengths = IntensityPrior().strengths(name)
+    assert list(strengths) == ["light", "moderate", "heavy"]
+    mus, sigmas = zip(*strengths.values(), strict=True)
+    low, high = DEGRADATIONS[name].mu_range
+    assert low <= mus[0] < mus[1] < mus[2] <= high
+    assert all(DEGRADATIONS[name].sigma_range[0] <= sigma <= DEGRADATIONS[name].sigma_range[1] for sigma in sigmas)

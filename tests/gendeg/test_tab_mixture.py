@@ -22,7 +22,7 @@ from gendeg.request import Part, PartResult, Request, Result, read_request
 from gendeg.tab import NONE, change_also, degrade_tab, progress, run_generate, run_sweep
 from runtime.errors import UserError
 
-SETTINGS = (2, 1.0, 1.0, 256, "photo", "", "auto", "own")
+SETTINGS = (2, 1.0, 1.0, 256, "photo", "", "auto", "own", None)
 NOTHING = (NONE, 0.1, 0.1)
 
 
@@ -162,3 +162,17 @@ def test_what_a_mixture_has_not_reached_yet_is_a_dash() -> None:
     result = Result(image, image, flat, 0.15, 0.07, 0.16, 0.08, None, None, request, parts)
     assert numbers(request, result).count("–") == 2 * (1 + 1 + 1)
     assert [caption for _, caption in part_maps(result)] == ["Haze: 0 to 0.02", "Rain: 0 to 0.02"]
+
+
+def test_with_a_mask_the_rest_stays_as_it_was(run, photo: Path) -> None:
+    marked = Image.new("L", (32, 24), 0)
+    marked.paste(255, (0, 0, 12, 24))
+    marked.save(photo.parent / "mask.png")
+    settings = (*SETTINGS[:-1], {"path": str(photo.parent / "mask.png")})
+    for also in ((), ("haze", 0.05, 0.04)):
+        *_, last = run(*also, settings=settings)
+        clean, degraded = (np.asarray(image) for image in last[2])
+        assert np.array_equal(clean[:, 180:], degraded[:, 180:]), "right of the soft edge"
+        assert not np.array_equal(clean[:, :100], degraded[:, :100])
+        rows = re.findall(r'"row">([^<]+)<', last[7])
+        assert rows[-2:] == ["In the mask μ", "In the mask σ"]
