@@ -159,7 +159,7 @@ def read_request(
         raise UserError("There is no photograph yet. Upload one or choose an example.")
     asked = [(degradation, mu, sigma), *also]
     names = parts_of([name for name, _, _ in asked])
-    first, *others = (_part(name, mu, sigma) for name, (_, mu, sigma) in zip(names, asked, strict=True))
+    first, *others = (read_part(name, mu, sigma) for name, (_, mu, sigma) in zip(names, asked, strict=True))
     choice = str(structure_correction or "auto").lower()
     if choice not in STRUCTURE_CORRECTION:
         raise UserError(f"Structure correction must be auto, on or off, not {_shown(structure_correction)}.")
@@ -192,10 +192,16 @@ def _mask(path: str | None) -> Image.Image | None:
     return mask
 
 
-def _part(name: str, mu: Any, sigma: Any) -> Part:
-    typical = get_degradation(name).typical
+def read_part(name: str, mu: Any = None, sigma: Any = None) -> Part:
+    """A degradation and its intensity, as people and programs type them; None: the typical one.
+
+    Raises:
+        UserError: for an unknown degradation, and for numbers that no map can have.
+    """
+    kind = get_degradation(name)
+    typical = kind.typical
     return Part(
-        name,
+        kind.name,
         typical[0] if mu is None else _number("mu", mu, 0, MU_MAX),
         typical[1] if sigma is None else _number("sigma", sigma, 0, SIGMA_MAX),
     )

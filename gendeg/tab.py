@@ -8,8 +8,9 @@ another thread is building.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gendeg.call import own_value
 from gendeg.captions import available_captioner
 from gendeg.checkpoints import PRESETS, available_models, read_settings
 from gendeg.degradations import DEGRADATIONS, get_degradation
+from gendeg.endpoint import CHOICES, FIRST, degrade_endpoint
 from gendeg.figures import (
     PRIOR,
     colour_degradation_map,
@@ -35,8 +37,9 @@ from gendeg.figures import (
 )
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
+from gendeg.link import link, read_link, texts
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
-from runtime.errors import UserError, sentence
+from runtime.errors import UserError
 from runtime.jobs import CANCELLED, cancel, until
 from runtime.page import bar, failed, failure, notes, preview, save_pngs, show_upload
 from runtime.uploads import Photo, uploaded
@@ -46,8 +49,6 @@ EXAMPLES = [
     Path(skimage.__file__).parent / "data" / name
     for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
 ]
-FIRST = next(iter(DEGRADATIONS))
-CHOICES = [(degradation.label, name) for name, degradation in DEGRADATIONS.items()]
 GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
 CORRECTED = "Changed by structure correction, x 8"
@@ -86,11 +87,7 @@ def draw_intensity(degradation: str) -> tuple[float, float]:
 def change_degradation(degradation: str) -> tuple[Any, Any, str]:
     """Sliders over the degradation's real range, at its typical intensity, and its plot."""
     mu, sigma = get_degradation(degradation).typical
-    sliders = (
-        gr.update(minimum=low, maximum=high, value=value)
-        for (low, high), value in zip(slider_range(degradation), (mu, sigma), strict=True)
-    )
-    return *sliders, intensity_plot(degradation, mu, sigma)
+    return *_sliders(degradation, mu, sigma), intensity_plot(degradation, mu, sigma)
 
 
 def of_strength(degradation: str, strength: str | None) -> tuple[Any, Any]:
@@ -102,7 +99,7 @@ def change_also(degradation: str) -> tuple[Any, Any]:
     """The sliders of a further degradation, shown where one is chosen."""
     if degradation == NONE:
         return gr.update(visible=False), gr.update(visible=False)
-    return tuple(slider | {"visible": True} for slider in change_degradation(degradation)[:2])  # type: ignore[return-value]
+    return change_degradation(degradation)[:2]
 
 
 def chosen_on_plot(event: gr.EventData) -> tuple[Any, Any]:
@@ -231,10 +228,10 @@ def run_generate(
                 degradation_map, brightest = colour_degradation_map(event.degradation_map)
                 kinds = "+".join(part.degradation for part in request.parts)
                 stem = f"{Path(photo['path']).stem[:60]}-{kinds}-{seed}"
-                files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean})
+                files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean}, texts(request))
                 size = f"{event.degraded.width} × {event.degraded.height}"
                 yield (
-                    f"Done: {size} pixels, seed {seed}.{notes(request.photo)}",
+                    f"Done: {size} pixels, seed {seed}.{notes(request.photo)} {_anchor(request)}",
                     SKIP,
                     (preview(event.clean), preview(event.degraded)),
                     degradation_map,
@@ -299,55 +296,39 @@ def run_describe(caption_of: Callable[[str | None], str], photo: Any) -> tuple[A
         return SKIP, failed(error)
 
 
-def run_endpoint(
-    models: Models,
-    image: Any,
-    degradation: str = FIRST,
-    mu: float | None = None,
-    sigma: float | None = None,
-    seed: int = 0,
-    steps: int | None = None,
-    guidance_scale: float | None = None,
-    image_guidance_scale: float | None = None,
-    resolution: int | None = None,
-    output_size: int | str | None = None,
-    caption: str = "",
-    structure_correction: str = "auto",
-    preset: str | None = None,
-    model: str | None = None,
-    mask: Any = None,
-) -> Iterator[tuple[Any, ...]]:
-    """See `degrade` in `_endpoint`, which the API's documentation shows. Yields (degraded, clean, map, numbers)."""
-    settings = (steps, guidance_scale, image_guidance_scale, resolution, output_size)
-    settings += (caption, structure_correction, preset)
-    try:
-        request = read_request(uploaded(image), degradation, mu, sigma, seed, *settings, mask=uploaded(mask))
-        for event in models.generate(request, model or None):
-            if isinstance(event, Result):
-                degradation_map, brightest = colour_degradation_map(event.degradation_map)
-                yield (
-                    *save_pngs({"degraded": event.degraded, "clean": event.clean}),
-                    degradation_map,
-                    {
-                        "degradation": request.degradation,
-                        "asked": {"mu": request.mu, "sigma": request.sigma},
-                        "reached": {"mu": event.mu, "sigma": event.sigma},
-                        "at_output_size": {"mu": event.delivered_mu, "sigma": event.delivered_sigma},
-                        "inside_the_mask": event.inside and dict(zip(("mu", "sigma"), event.inside, strict=True)),
-                        "seed": request.seed,
-                        "map_maximum": brightest,
-                        "structure_correction": event.uncorrected is not None,
-                    },
-                )
-            elif event is not None:
-                yield None, None, None, {"step": event.done, "steps": event.total}
-            else:
-                yield (SKIP,) * 4
-    except Exception as error:
-        raise gr.Error(sentence(error), print_exception=False) from error
+def from_link(query: Mapping[str, str]) -> tuple[Any, ...]:
+    """What the address of the page asks for.
+
+    Returns:
+        (degradation, mu, sigma, plot, strength, seed, randomise, then degradation, mu and sigma of each further one).
+    """
+    asked = read_link(query)
+    if asked is None:
+        return (SKIP,) * 13
+    first, *others = asked.parts
+    also: list[Any] = []
+    for part in others:
+        also += [part.degradation, *_sliders(part.degradation, part.mu, part.sigma)]
+    also += [SKIP] * (6 - len(also))
+    sliders = _sliders(first.degradation, first.mu, first.sigma)
+    plot = intensity_plot(first.degradation, first.mu, first.sigma)
+    seed = (SKIP, SKIP) if asked.seed is None else (asked.seed, False)
+    return first.degradation, *sliders, plot, None, *seed, *also
+
+
+def _sliders(degradation: str, mu: float, sigma: float) -> list[Any]:
+    """Of mu and sigma, over what real data hold of a degradation, and what is asked."""
+    return [
+        gr.update(minimum=min(low, value), maximum=max(high, value), value=value, visible=True)
+        for (low, high), value in zip(slider_range(degradation), (mu, sigma), strict=True)
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- HTML
+
+
+def _anchor(request: Request) -> str:
+    return f'<a href="{escape(link(request))}" target="_blank">Link to these settings</a>'
 
 
 def progress(step: Step | None, loaded: bool = True) -> str:
@@ -548,7 +529,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: _buttons(running=False), None, buttons, **quick)
     cancel_button.click(cancel, cancelled, None, **quick)
-    _endpoint(models)
+    degrade_endpoint(models)
 
     if captioner is not None:
 
@@ -561,6 +542,9 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
         describe_button.click(describe_clicked, photo, [caption, status], **slow)
 
+    def page_address(opened: gr.Request) -> tuple[Any, ...]:
+        return from_link(dict(opened.query_params))
+
     def page_opened(chosen: str | None) -> None:
         prepare_model(models, chosen, unless_loaded=True)  # else another visitor's choice would be thrown out
 
@@ -569,6 +553,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
     preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **quick)
     own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
+    demo.load(page_address, None, [degradation, mu, sigma, plot, strength, seed, randomise, *also], **quick)
     opened = demo.load(list_models, None, model, **quick).then(
         model_settings, [model, degradation], own_settings, **quick
     )
@@ -581,67 +566,3 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
 def _buttons(running: bool) -> tuple[Any, Any, Any]:
     return tuple(gr.update(interactive=interactive) for interactive in (not running, not running, running))  # type: ignore[return-value]
-
-
-def _endpoint(models: Models) -> None:
-    """The named endpoint /degrade, for programs."""
-
-    def degrade(
-        image: str,
-        degradation: str = FIRST,
-        mu: float | None = None,
-        sigma: float | None = None,
-        seed: int = 0,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        image_guidance_scale: float | None = None,
-        resolution: int | None = None,
-        output_size: str = "photo",
-        caption: str = "",
-        structure_correction: str = "auto",
-        preset: str | None = None,
-        model: str | None = None,
-        mask: str | None = None,
-    ) -> Iterator[tuple[Any, ...]]:
-        """Degrade a photograph with a wanted intensity.
-
-        Only the image is required. degradation: haze, rain, snow, motion_blur, raindrop or low_light. mu and sigma:
-        mean and standard deviation of the degradation map |clean - degraded| (left out: typical ones). Settings that
-        are left out are the model's own. resolution: the short side at which the model works; output_size: that of
-        the result, photo (its own), working, or pixels. structure_correction: auto (where
-        the model's own is meant for it), on or off. preset, of models that start from noise: fast or paper. model: as
-        in the app's list; left out: the first. mask: an image; only where it is white, or opaque, is the photograph
-        degraded.
-        Returns the degraded image, the clean image aligned with it, the degradation map in false colours, and JSON:
-        the intensity asked, reached at the working size, at the output size, and inside the mask; the seed; the value
-        that the map's brightest colour stands for; and whether structure was corrected.
-        """
-        yield from run_endpoint(
-            models, image, degradation, mu, sigma, seed, steps, guidance_scale, image_guidance_scale, resolution,
-            output_size, caption, structure_correction, preset, model, mask,
-        )  # fmt: skip
-
-    with gr.Group(visible=False):
-        inputs = [
-            Photo(label="Photograph", type="filepath", image_mode=None),
-            gr.Dropdown(CHOICES, value=FIRST, label="Degradation", allow_custom_value=True),
-            gr.Number(label=f"Asked mu, 0 to {MU_MAX}", value=None),
-            gr.Number(label=f"Asked sigma, 0 to {SIGMA_MAX}", value=None),
-            gr.Number(label=f"Seed, 0 to {MAX_SEED}", value=0),
-            gr.Number(label="Steps", value=None),
-            gr.Number(label="Guidance scale", value=None),
-            gr.Number(label="Image guidance scale", value=None),
-            gr.Number(label="Resolution, {} to {}".format(*resolutions()), value=None),
-            gr.Textbox(label="Output size: photo, working, or a short side", value="photo"),
-            gr.Textbox(label="Scene caption", value=""),
-            gr.Textbox(label="Structure correction: auto, on or off", value="auto"),
-            gr.Textbox(label="Preset: fast or paper", value=None),
-            gr.Textbox(label="Model", value=None),
-            Photo(label="Mask", type="filepath", image_mode=None),
-        ]
-        outputs = [gr.Image(label=label, format="png") for label in ("Degraded", "Clean", "Degradation map")]
-        trigger = gr.Button("Degrade")
-        trigger.click(
-            degrade, inputs, [*outputs, gr.JSON(label="Asked and reached")],
-            api_name="degrade", concurrency_limit=1, concurrency_id="model",
-        )  # fmt: skip

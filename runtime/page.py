@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from runtime.errors import UserError, sentence
 from runtime.images import open_image
@@ -41,11 +43,17 @@ def notes(photo: Image.Image) -> str:
     return "".join(f" Opened: {escape(note)}." for note in photo.info.get("notes", ()))
 
 
-def save_pngs(images: dict[str, Image.Image]) -> list[str]:
-    """Write images under their names, for the page to serve; returns the paths."""
-    folder = files_folder("gendeg-")
+def save_pngs(images: dict[str, Image.Image], texts: Mapping[str, str] | None = None) -> list[str]:
+    """Write images under their names, for the page to serve; returns the paths.
+
+    Args:
+        texts: to write into the files, by keyword; ASCII.
+    """
+    folder, info = files_folder("gendeg-"), PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
     for name, image in images.items():
-        image.save(folder / f"{name}.png", compress_level=3)  # a third of the time, a tenth larger
+        image.save(folder / f"{name}.png", compress_level=3, pnginfo=info)  # a third of the time, a tenth larger
     return [str(folder / f"{name}.png") for name in images]
 
 
