@@ -24,6 +24,8 @@ if "GRADIO_TEMP_DIR" not in os.environ:  # uploads lie in a folder of this app a
 import gradio as gr
 from starlette.middleware import Middleware
 
+from gendeg.estimator import BUNDLED as ESTIMATOR
+from gendeg.estimator import estimate_file
 from gendeg.jobs import Models
 from gendeg.robustness_tab import robustness_section
 from gendeg.tab import CSS, degrade_tab
@@ -60,7 +62,7 @@ def build() -> gr.Blocks:
             with gr.Tab("Degrade", id="degrade"):
                 send, degraded, clean = degrade_tab(demo, models)
             with gr.Tab("Restore", id="restore"):
-                *restore_inputs, chosen = restore_tab(demo, restorers)
+                *restore_inputs, chosen = restore_tab(demo, restorers, look if ESTIMATOR.is_dir() else None)
                 robustness_section(models, partial(measuring, restorers), chosen)
             with gr.Tab("Data set", id="data-set"):
                 data_set_tab(demo, models)
@@ -73,6 +75,11 @@ def build() -> gr.Blocks:
             api_visibility="private",
         )
     return demo
+
+
+def look(photo: str) -> str:
+    """What a photograph shows, for the Restore tab."""
+    return str(estimate_file(photo))
 
 
 def send_to_restore(*files: Any) -> tuple[Any, ...]:

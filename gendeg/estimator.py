@@ -5,6 +5,7 @@ So a real photograph can say what is asked of the generator: make it like that o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn.functional import silu, softplus
 
 from gendeg.degradations import DEGRADATIONS
-from runtime.images import upright
+from runtime.images import open_image, upright
 from runtime.paths import ASSETS
 
 BUNDLED = ASSETS / "checkpoints" / "estimator"
@@ -29,6 +30,7 @@ KINDS = (*DEGRADATIONS, CLEAN)
 SHORT_SIDE = 256  # pixels: the scale that intensities are defined at
 _WINDOW = 128  # pixels: the size of the crops that it has learned from
 _GROUPS = 8
+_opening = threading.Lock()  # large photographs are opened one at a time
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ class Estimate:
     mu: float
     sigma: float
     probabilities: dict[str, float]
+
+    def __str__(self) -> str:
+        """A sentence for people."""
+        share = max(self.probabilities.values())
+        if self.degradation is None:
+            return f"It looks clean ({share:.0%})."
+        label = DEGRADATIONS[self.degradation].label.lower()
+        return f"It looks like {label} ({share:.0%}), μ about {self.mu:.2f}, σ about {self.sigma:.2f}."
 
 
 class DegradationEstimator(ModelMixin, ConfigMixin):
@@ -99,6 +109,16 @@ def load_estimator(folder: Path = BUNDLED) -> DegradationEstimator:
         OSError: if there is none.
     """
     return DegradationEstimator.from_pretrained(folder, local_files_only=True).float().eval()
+
+
+def estimate_file(path: str) -> Estimate:
+    """What an image file shows, by the bundled estimator.
+
+    Raises:
+        UserError: if it cannot be opened.
+    """
+    with _opening:
+        return load_estimator().estimate(open_image(path))
 
 
 def _windows(image: Image.Image) -> torch.Tensor:

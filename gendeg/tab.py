@@ -24,6 +24,8 @@ from gendeg.captions import available_captioner
 from gendeg.checkpoints import PRESETS, available_models, read_settings
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.endpoint import CHOICES, FIRST, degrade_endpoint
+from gendeg.estimator import BUNDLED as ESTIMATOR
+from gendeg.estimator import estimate_file
 from gendeg.figures import (
     PRIOR,
     colour_degradation_map,
@@ -93,6 +95,22 @@ def change_degradation(degradation: str) -> tuple[Any, Any, str]:
 def of_strength(degradation: str, strength: str | None) -> tuple[Any, Any]:
     """(mu, sigma) of a light, moderate or heavy degradation."""
     return PRIOR.strengths(degradation).get(strength, (SKIP, SKIP))  # type: ignore[return-value]
+
+
+def run_like(photo: Any) -> tuple[Any, ...]:
+    """What makes a photograph look like another: (status, degradation, mu, sigma, plot, strength)."""
+    try:
+        path = uploaded(photo)
+        if not path:
+            return (SKIP,) * 6
+        estimate = estimate_file(path)
+        if estimate.degradation is None:
+            return f"{estimate} There is nothing to be made like it.", *[SKIP] * 5
+        mu, sigma = round(estimate.mu, 3), round(estimate.sigma, 3)
+        sliders = _sliders(estimate.degradation, mu, sigma)
+        return str(estimate), estimate.degradation, *sliders, intensity_plot(estimate.degradation, mu, sigma), None
+    except Exception as error:
+        return failed(error), *[SKIP] * 5
 
 
 def change_also(degradation: str) -> tuple[Any, Any]:
@@ -436,6 +454,11 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 mu = gr.Slider(*mu_range, mu_typical, step=0.001, label="Mean μ", elem_id="mu")
                 sigma = gr.Slider(*sigma_range, sigma_typical, step=0.001, label="Deviation σ", elem_id="sigma")
                 draw = gr.Button("Draw from real data", size="sm", elem_id="draw")
+                like = Photo(
+                    label="Like that one", sources=["upload", "clipboard"], type="filepath", image_mode=None,
+                    height=110, elem_id="like", buttons=[], visible=ESTIMATOR.is_dir(),
+                    placeholder="A photograph of real haze, rain ...: sets degradation and intensity",
+                )  # fmt: skip
             with gr.Row(elem_id="actions"):
                 generate_button = gr.Button("Generate", variant="primary", scale=2, min_width=80, elem_id="generate")
                 cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="cancel")
@@ -481,6 +504,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     degradation.input(settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick)
     mu.change(**drawn)
     sigma.change(**drawn)
+    like.upload(run_like, like, [status, degradation, mu, sigma, plot, strength], **quick)
     strength.input(of_strength, [degradation, strength], [mu, sigma], **quick)
     draw.click(draw_intensity, degradation, [mu, sigma], **quick)
     for changed, event in ((mu, "input"), (sigma, "input"), (draw, "click"), (plot, "click")):

@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from html import escape
 from pathlib import Path
@@ -243,14 +243,26 @@ def grid(images: Images) -> str:
     return f'<div class="cards">{"".join(images.cards)}</div>'
 
 
+def show_seen(look: Callable[[str], str], photo: Any) -> Any:
+    """What is seen in the photograph, before anything is restored; nothing of one that cannot be opened."""
+    try:
+        path = uploaded(photo)
+        return gr.update(value=escape(look(path)), visible=True) if path else gr.update(visible=False)
+    except UserError:  # restoring says it
+        return gr.update(visible=False)
+
+
 # --------------------------------------------------------------------------------------------------------- layout
 
 
-def restore_tab(demo: gr.Blocks, restorers: Restorers) -> tuple[gr.Image, gr.Image, gr.CheckboxGroup]:
+def restore_tab(
+    demo: gr.Blocks, restorers: Restorers, look: Callable[[str], str] | None = None
+) -> tuple[gr.Image, gr.Image, gr.CheckboxGroup]:
     """Lay out the tab inside the current context, and wire it.
 
     Args:
         demo: the app; its load event looks for restorers anew.
+        look: says what is seen in an image file; None: nothing is said.
 
     Returns:
         The components of the degraded photograph and of the clean image, for others to send files to, and that of the
@@ -262,6 +274,7 @@ def restore_tab(demo: gr.Blocks, restorers: Restorers) -> tuple[gr.Image, gr.Ima
                 label="Degraded photograph", sources=["upload", "clipboard"], type="filepath", height=230,
                 elem_id="restore-photo", buttons=[],
             )  # fmt: skip
+            seen = gr.HTML(elem_id="restore-seen", elem_classes="status", visible=False)
             examples = gr.Examples(
                 [[str(_EXAMPLES / name)] for name in EXAMPLES], photo, label="Examples",
                 elem_id="restore-examples", preload=False,
@@ -298,6 +311,12 @@ def restore_tab(demo: gr.Blocks, restorers: Restorers) -> tuple[gr.Image, gr.Ima
     for image in (photo, clean):
         image.upload(show_upload, image, image, **quick)
     examples.load_input_event.then(clean_of, photo, clean, **quick)
+    if look:
+
+        def look_at(photo: Any) -> Any:
+            return show_seen(look, photo)
+
+        photo.change(look_at, photo, seen, **quick)
 
     images = gr.State()  # Images of the session's photograph
     for side in (left, right):

@@ -2,6 +2,7 @@
 
 import json
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gendeg.degradations import DEGRADATIONS
-from gendeg.estimator import CLEAN, KINDS, SHORT_SIDE, DegradationEstimator, _windows, load_estimator
+from gendeg.estimator import (
+    CLEAN,
+    KINDS,
+    SHORT_SIDE,
+    DegradationEstimator,
+    Estimate,
+    _windows,
+    estimate_file,
+    load_estimator,
+)
+from gendeg.tab import run_like
+from restorers.tab import show_seen
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +86,33 @@ def test_it_is_kept_in_a_folder(estimator, tmp_path):
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 300, 3), np.uint8))
     assert again.estimate(photo).probabilities == pytest.approx(estimator.estimate(photo).probabilities, abs=1e-4)
     assert json.loads((tmp_path / "estimator" / "config.json").read_text())["widths"] == [8, 16]
+
+
+@pytest.fixture
+def bundled(estimator, tmp_path, monkeypatch):
+    """As if the small random estimator were the bundled one; what it says does not matter, but that it is passed on."""
+    monkeypatch.setattr("gendeg.estimator.load_estimator", lambda: estimator)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    photo = tmp_path / "real.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (300, 400, 3), np.uint8)).save(photo)
+    return photo
+
+
+def test_the_tab_is_set_like_another_photograph(bundled, estimator, monkeypatch):
+    found = Estimate("rain", 0.1234, 0.9, {"rain": 0.8, CLEAN: 0.2})
+    monkeypatch.setattr(DegradationEstimator, "estimate", lambda *_: found)
+    said, kind, mu, sigma, plot, strength = run_like({"path": str(bundled)})
+    assert said == "It looks like rain (80%), μ about 0.12, σ about 0.90."
+    assert (kind, mu["value"], sigma["value"], strength) == ("rain", 0.123, 0.9, None) and "<svg" in plot
+    assert sigma["maximum"] == 0.9, "beyond what real data hold"
+    monkeypatch.setattr(DegradationEstimator, "estimate", lambda *_: Estimate(None, 0.0, 0.0, {CLEAN: 0.9}))
+    said, *others = run_like({"path": str(bundled)})
+    assert said.startswith("It looks clean (90%).") and all(other == gr.skip() for other in others)
+
+
+def test_the_restore_tab_says_what_it_sees(bundled):
+    shown = show_seen(lambda path: str(estimate_file(path)), {"path": str(bundled)})
+    assert shown["visible"] and shown["value"].startswith("It looks ")
+    assert not show_seen(str, None)["visible"]
+    bundled.write_bytes(b"no image")
+    assert not show_seen(lambda path: str(estimate_file(path)), {"path": str(bundled)})["visible"]
