@@ -42,6 +42,7 @@ from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.link import link, read_link, texts
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError
+from runtime.images import open_image
 from runtime.jobs import CANCELLED, cancel, until
 from runtime.page import bar, failed, failure, notes, preview, save_pngs, show_upload
 from runtime.uploads import Photo, uploaded
@@ -55,6 +56,7 @@ GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
 CORRECTED = "Changed by structure correction, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
+VISIT, VISIT_SIDE = 12, 512  # pictures of a visit that are kept, and the pixels of their long side
 NONE = "none"  # no further degradation
 OWN = "own"  # stands for no preset: a component's value must be something
 PRESET_CHOICES = [
@@ -306,6 +308,25 @@ def _read(
     return read_request(files[0], degradation, mu, sigma, seed, *sampling, *others, preset, parts, files[1])
 
 
+def remember(visit: list[tuple[str, str]] | None, file: Any) -> tuple[Any, Any]:
+    """(the small pictures of this visit and their names, newest first; the same to be shown) with one more result.
+
+    Args:
+        file: of the degraded image, as the browser has it; None where there is none.
+    """
+    try:
+        path = uploaded(file)
+        if not path:
+            return SKIP, SKIP
+        small = open_image(path)
+        small.thumbnail((VISIT_SIDE, VISIT_SIDE))
+        name = Path(path).stem.removesuffix("-degraded")
+        visit = [(save_pngs({name: small})[0], name), *(visit or [])][:VISIT]
+        return visit, gr.update(value=visit, visible=True)
+    except UserError:  # it was deleted meanwhile
+        return SKIP, SKIP
+
+
 def run_describe(caption_of: Callable[[str | None], str], photo: Any) -> tuple[Any, Any]:
     """(scene caption, status) for the photograph."""
     try:
@@ -498,6 +519,12 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         buttons=["download", "fullscreen"],
     )  # fmt: skip
 
+    visit = gr.State()  # small pictures of the session's results
+    gallery = gr.Gallery(
+        label="This visit", columns=6, height=180, object_fit="contain", interactive=False, visible=False,
+        elem_id="visit",
+    )  # fmt: skip
+
     drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **quick}
     photo.upload(show_upload, photo, photo, **quick)
     degradation.input(change_degradation, degradation, [mu, sigma, plot], **quick)
@@ -552,6 +579,8 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         job = begun.then(function, inputs, outputs, **slow)
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: _buttons(running=False), None, buttons, **quick)
+        if button is generate_button:
+            job.then(remember, [visit, degraded_file], [visit, gallery], preprocess=False, **quick)
     cancel_button.click(cancel, cancelled, None, **quick)
     degrade_endpoint(models)
 

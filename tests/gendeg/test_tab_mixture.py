@@ -19,7 +19,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.figures import numbers, part_maps
 from gendeg.jobs import Models, Step
 from gendeg.request import Part, PartResult, Request, Result, read_request
-from gendeg.tab import NONE, change_also, degrade_tab, progress, run_generate, run_sweep
+from gendeg.tab import NONE, change_also, degrade_tab, progress, remember, run_generate, run_sweep
 from runtime.errors import UserError
 
 SETTINGS = (2, 1.0, 1.0, 256, "photo", "", "auto", "own", None)
@@ -176,3 +176,14 @@ def test_with_a_mask_the_rest_stays_as_it_was(run, photo: Path) -> None:
         assert not np.array_equal(clean[:, :100], degraded[:, :100])
         rows = re.findall(r'"row">([^<]+)<', last[7])
         assert rows[-2:] == ["In the mask μ", "In the mask σ"]
+
+
+def test_results_of_a_visit_are_kept_small_and_few(run, photo: Path) -> None:
+    file, visit = {"path": run()[-1][8]["value"]}, None
+    for _ in range(14):
+        visit, shown = remember(visit, file)
+    assert len(visit) == len(shown["value"]) == 12 and shown["visible"]
+    small, name = visit[0]
+    assert name == "astronaut-rain-1" and max(Image.open(small).size) == 320
+    for nothing in (None, {"path": str(photo.parent / "gone.png")}):
+        assert remember(visit, nothing) == (gr.skip(), gr.skip())
