@@ -308,14 +308,14 @@ def _read(
     return read_request(files[0], degradation, mu, sigma, seed, *sampling, *others, preset, parts, files[1])
 
 
-def remember(visit: list[tuple[str, str]] | None, file: Any) -> tuple[Any, Any]:
+def remember(visit: list[tuple[str, str]] | None, file: str | None) -> tuple[Any, Any]:
     """(the small pictures of this visit and their names, newest first; the same to be shown) with one more result.
 
     Args:
-        file: of the degraded image, as the browser has it; None where there is none.
+        file: of the degraded image; None where there is none.
     """
     try:
-        path = uploaded(file)
+        path = uploaded(file and {"path": file})
         if not path:
             return SKIP, SKIP
         small = open_image(path)
@@ -580,7 +580,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: _buttons(running=False), None, buttons, **quick)
         if button is generate_button:
-            job.then(remember, [visit, degraded_file], [visit, gallery], preprocess=False, **quick)
+            job.then(remember, [visit, degraded_file], [visit, gallery], **quick)
     cancel_button.click(cancel, cancelled, None, **quick)
     degrade_endpoint(models)
 

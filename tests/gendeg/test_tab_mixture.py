@@ -179,11 +179,11 @@ def test_with_a_mask_the_rest_stays_as_it_was(run, photo: Path) -> None:
 
 
 def test_results_of_a_visit_are_kept_small_and_few(run, photo: Path) -> None:
-    file, visit = {"path": run()[-1][8]["value"]}, None
+    file, visit = run()[-1][8]["value"], None
     for _ in range(14):
         visit, shown = remember(visit, file)
     assert len(visit) == len(shown["value"]) == 12 and shown["visible"]
     small, name = visit[0]
     assert name == "astronaut-rain-1" and max(Image.open(small).size) == 320
-    for nothing in (None, {"path": str(photo.parent / "gone.png")}):
+    for nothing in (None, str(photo.parent / "gone.png")):
         assert remember(visit, nothing) == (gr.skip(), gr.skip())
