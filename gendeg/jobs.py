@@ -29,7 +29,7 @@ from runtime.memory import is_out_of_memory, release_memory
 from runtime.zero_gpu import on_gpu
 
 SWEEP_COLUMNS = 5
-_MOST_SECONDS = 120  # of ZeroGPU's calls
+MOST_SECONDS = 120  # of ZeroGPU's calls
 _PREVIEWS = 6  # at most, of one image: decoding takes time too
 
 
@@ -173,7 +173,7 @@ def describe(captioner: Captioner, photo: str | None) -> str:
 def _seconds(work: Work, request: Any, model: str | None) -> int:
     """How long a job may take with ZeroGPU: what its steps and pixels need, by half a second a step of 512 x 512."""
     if not isinstance(request, Request):
-        return _MOST_SECONDS  # other work than a picture or a sweep ends when it must
+        return MOST_SECONDS  # other work than a picture or a sweep ends when it must
     images = {_sweep: 2 * SWEEP_COLUMNS, _rise: POINTS - 1}.get(work, 1)
     try:
         settings = read_settings(model_source(model))
@@ -182,7 +182,7 @@ def _seconds(work: Work, request: Any, model: str | None) -> int:
     parts = [request.degradation] if work is _sweep else [part.degradation for part in request.parts]
     steps = sum(request.steps or own_value(settings.num_inference_steps, name) for name in parts)
     side = request.resolution or settings.resolution
-    return min(15 + ceil(0.5 * steps * images * (side / 512) ** 2), _MOST_SECONDS)
+    return min(15 + ceil(0.5 * steps * images * (side / 512) ** 2), MOST_SECONDS)
 
 
 def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Result:

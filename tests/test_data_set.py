@@ -293,9 +293,7 @@ def test_cancel_keeps_what_is_done(
         if isinstance(status, str) and re.match(r"[1-9]\d* of 100 pairs made, now (haze|rain)", status):
             cancelled.set()
     status, download = answers[-1]
-    done = int(
-        re.match(r"Cancelled\. (\d+) pairs? of 1 photograph are in the ZIP, of 100 pairs asked for\.", status)[1]
-    )
+    done = int(re.match(r"Cancelled\. The ZIP holds (\d+) of the 100 pairs asked for\.", status)[1])
     folder = unpacked(Path(download["value"]), tmp_path / "zip")
     assert 0 < done < 100 and len(rows(folder)) == len(list((folder / "lq").iterdir())) == done
     assert f"{done} pairs for training" in (folder / "README.md").read_text()

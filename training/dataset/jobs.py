@@ -10,6 +10,7 @@ import math
 import shlex
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 from gendeg.checkpoints import available_models
 from gendeg.degradations import DEGRADATIONS, get_degradation
-from gendeg.jobs import Models, model_source
+from gendeg.jobs import MOST_SECONDS, Models, model_source
 from gendeg.memory import set_tiling
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import MAX_SEED, whole
@@ -26,6 +27,7 @@ from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, Report, until
 from runtime.limits import limit
 from runtime.memory import is_out_of_memory, release_memory
+from runtime.zero_gpu import zero_gpu
 from training.dataset.card import SHEET
 from training.dataset.engines import make_locally
 from training.dataset.pack import LAYOUTS, ROOT, pack
@@ -35,6 +37,7 @@ from training.dataset.store import PairStore
 from training.dataset.unpack import gather, nothing_left
 
 _BATCH = 4  # photographs that are degraded in one go
+_TO_LOAD = 30  # of the seconds that a GPU is lent for; a model may have to be loaded first
 Skipped = tuple[tuple[str, str], ...]  # (file, why it was left out)
 
 
@@ -228,6 +231,13 @@ def _made(
 def _make(pipeline: GenDegPipeline, request: Request, report: Report) -> bool:
     """The job: fills the store of the request's folder."""
     settings, clean = request.settings, Path(request.settings.clean)
+    end = time.monotonic() + (MOST_SECONDS - _TO_LOAD if zero_gpu() else math.inf)
+
+    def step_done(*_: Any) -> None:
+        report(None)
+        if time.monotonic() > end:
+            raise UserError("A GPU is lent for two minutes here, which are over. Ask for fewer pairs.")
+
     try:
         photos, unreadable = find_photos(clean, settings.degradations, pipeline.working_size)
         store = PairStore(request.output, asdict(settings))
@@ -235,7 +245,7 @@ def _make(pipeline: GenDegPipeline, request: Request, report: Report) -> bool:
         total, done, skipped = sum(len(batch.photos) for batch in batches), 0, dict(unreadable)
         set_tiling(pipeline, max(len(batch.photos) * math.prod(batch.photos[0].size) for batch in batches))
         report(Progress(0, total, batches[0].degradation, tuple(skipped.items())))
-        results = make_locally(settings, request.output, batches, pipeline, lambda *_: report(None))
+        results = make_locally(settings, request.output, batches, pipeline, step_done)
         for number, made in enumerate(results, 1):
             store.record([row for row, _, _ in made.pairs], made.discarded)
             done, skipped = done + len(batches[number - 1].photos), skipped | dict(made.unreadable)

@@ -121,7 +121,7 @@ class PairStore:
         self._check(settings)
         self.packed = self.shards and (output / "README.md").exists()
         for partial in output.rglob(UNFINISHED):
-            partial.unlink()
+            partial.unlink(missing_ok=True)  # a job that was cancelled may still be ending
         there = self._images()
         for entry in self._log.read():
             pairs = [r for r in entry["pairs"] if self.packed or {r["file_name"], r["clean_file_name"]} <= there]

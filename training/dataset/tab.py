@@ -123,12 +123,11 @@ def _duration(seconds: float) -> str:
 
 def summary(made: DataSet) -> str:
     """Status of a data set that is there: how much it holds, why not all that was asked for, what was left out."""
-    pairs, photographs = sum(made.pairs.values()), made.photographs
-    head = f"{_counted(pairs, 'pair')} of {_counted(photographs, 'photograph')} are in the ZIP"
+    pairs, photographs = sum(made.pairs.values()), _counted(made.photographs, "photograph")
     if made.ended:
-        text = f"{escape(made.ended)} {head}, of {_counted(made.asked, 'pair')} asked for."
+        text = f"{escape(made.ended)} The ZIP holds {pairs} of the {_counted(made.asked, 'pair')} asked for."
     else:
-        text = f"Done: {head}."
+        text = f"Done: the ZIP holds {_counted(pairs, 'pair')} of {photographs}."
     if made.given_up:
         text += f" {made.given_up} came out too weak or too strong {MAX_ATTEMPTS} times, and were given up."
     return text + left_out(made.skipped)
