@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
-from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
+from gendeg.prior import IntensityPrior, IntensitySample, named_rng
 from gendeg.request import MAX_SEED
 from training.dataset.plan import Batch, Photo
 from training.dataset.store import image_name, write_pair
@@ -50,14 +48,9 @@ class Made:
 
 
 def draw(seed: int, source_file: str, degradation: str, copy: int, attempt: int) -> tuple[IntensitySample, int]:
-    """All that is random in an attempt at a sample: the intensity, and the seed of the generator's noise.
-
-    One in UNIFORM_EVERY is uniform by chance, and not by counting: a sample must not depend on the others.
-    """
-    name = json.dumps([seed, source_file, degradation, copy, attempt])
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
-    uniform = rng.integers(UNIFORM_EVERY) == 0
-    return PRIOR.sample(degradation, rng, uniform=uniform), int(rng.integers(MAX_SEED + 1))
+    """All that is random in an attempt at a sample: the intensity, and the seed of the generator's noise."""
+    rng = named_rng(seed, source_file, degradation, copy, attempt)
+    return PRIOR.draw(degradation, rng), int(rng.integers(MAX_SEED + 1))
 
 
 class PairMaker:
