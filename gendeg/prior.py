@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -107,6 +108,15 @@ class IntensityPrior:
             mu = _inside(mu_bin, MU_MAX, rng)
             sigma = _inside(rng.choice(NUM_BINS, p=histograms.sigma_given_mu[mu_bin]), SIGMA_MAX, rng)
         return IntensitySample(mu, sigma, dataset, bool(uniform))
+
+    def draw(self, degradation: str, rng: np.random.Generator) -> IntensitySample:
+        """One as in data sets, of which one in UNIFORM_EVERY is uniform by chance: none depends on the others.
+
+        Raises:
+            UserError: for an unknown degradation.
+        """
+        uniform = rng.integers(UNIFORM_EVERY) == 0
+        return self.sample(degradation, rng, uniform=uniform)
 
     def complete(
         self, degradation: str, rng: np.random.Generator, mu: float | None = None, sigma: float | None = None
@@ -227,6 +237,11 @@ class IntensityPrior:
     def _histograms(self) -> dict[str, _Histograms]:
         tables = json.loads(self.path.read_text(encoding="utf-8"))["degradations"]
         return {name: _prepare(name, table) for name, table in tables.items()}
+
+
+def named_rng(*name: str | int) -> np.random.Generator:
+    """Random numbers that depend on nothing but a name: the same in any process, and in any order of names."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(json.dumps(name).encode()).digest(), "big"))
 
 
 def _prepare(degradation: str, table: dict) -> _Histograms:

@@ -9,12 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from runtime.errors import UserError
-from runtime.images import PHOTOGRAPHS, SUFFIXES, image_files, image_size, open_image
+from gendeg.photos import SHORT_SIDE, files_of, random_square, random_window, resize_short_side
+from runtime.images import open_image
 from training.scenes import draw_scene
-
-# The scale the models know: degradations look as they do on a photograph whose short side has so many pixels.
-SHORT_SIDE = 256
 
 
 class Photos:
@@ -29,23 +26,8 @@ class Photos:
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path] | None = None, defocused_share: float = 0.0):
-        self.files: list[Path] = []
+        self.files = [] if folders is None else files_of(folders)
         self.defocused_share = defocused_share
-        for folder in [folders] if isinstance(folders, (str, Path)) else folders or []:
-            folder = Path(folder).expanduser()
-            if not folder.is_dir():
-                raise UserError(
-                    f"There is no folder {folder}. Name a folder of photographs, or none for procedural scenes."
-                )
-            found = image_files(folder)
-            if not found:
-                raise UserError(f"No images in {folder} (looked for {', '.join(PHOTOGRAPHS)}).")
-            for file in found:
-                if (
-                    file.suffix.lower() not in SUFFIXES
-                ):  # it may take a library that is missing here: said now, not later
-                    image_size(file)
-            self.files += found
 
     @property
     def name(self) -> str:
@@ -68,13 +50,8 @@ class Photos:
     def _random_crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
         if not self.files:
             scene = draw_scene(max(size, SHORT_SIDE), rng)
-            return _random_window(scene, size, rng)
-        image = open_image(self.files[rng.integers(len(self.files))])
-        short_side = max(size, round(SHORT_SIDE * rng.uniform(1.0, 1.2)))
-        image = resize_short_side(image, short_side)
-        if rng.random() < 0.5:
-            image = ImageOps.mirror(image)
-        return _random_window(np.asarray(image), size, rng)
+            return random_window(scene, size, rng)
+        return random_square(open_image(self.files[rng.integers(len(self.files))]), size, rng)
 
 
 def random_crop_of_pair(
@@ -93,15 +70,8 @@ def random_crop_of_pair(
     both = np.concatenate(images, axis=2)
     if rng.random() < 0.5:
         both = both[:, ::-1]
-    both = _random_window(both, size, rng)
+    both = random_window(both, size, rng)
     return both[..., :3], both[..., 3:]
-
-
-def resize_short_side(image: Image.Image, short_side: int) -> Image.Image:
-    """Resize so that the shorter side has `short_side` pixels, keeping the aspect ratio."""
-    scale = short_side / min(image.size)
-    width, height = (max(short_side, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def centre_square(file: str | Path, size: int) -> np.ndarray:
@@ -122,9 +92,3 @@ def defocused(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     depth = Image.fromarray(depth.astype(np.float32)).resize(blurred.size, Image.Resampling.BICUBIC)
     behind = 1 / (1 + np.exp(-np.asarray(depth)[..., None] / 0.1))
     return (image + behind * (np.asarray(blurred).astype(np.float32) - image)).round().astype(np.uint8)
-
-
-def _random_window(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    top = rng.integers(image.shape[0] - size + 1)
-    left = rng.integers(image.shape[1] - size + 1)
-    return image[top : top + size, left : left + size]

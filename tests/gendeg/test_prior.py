@@ -10,7 +10,7 @@ from scipy.stats import chisquare, kstest
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
-from gendeg.prior import ASSET, DATASET_WEIGHTS, IntensityPrior, IntensitySample, write_histograms
+from gendeg.prior import ASSET, DATASET_WEIGHTS, IntensityPrior, IntensitySample, named_rng, write_histograms
 
 PRIOR = IntensityPrior()
 MU_WIDTH, SIGMA_WIDTH = MU_MAX / NUM_BINS, SIGMA_MAX / NUM_BINS
@@ -50,6 +50,11 @@ def assert_follows(counts: np.ndarray, probability: np.ndarray) -> None:
     wanted = np.append(probability[frequent], probability[~frequent].sum()) * counts.sum()
     filled = wanted > 0
     assert chisquare(observed[filled], wanted[filled]).pvalue > 1e-3
+
+
+def test_numbers_under_a_name_stay_what_they_were():
+    """Else a data set that goes on after an interruption would not fit what it holds."""
+    assert named_rng(0, "photo-1.jpg", "rain", 0, 1).integers(2**32, size=2).tolist() == [2558212899, 1973599096]
 
 
 @every_degradation

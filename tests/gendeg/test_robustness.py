@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,17 @@ def test_a_written_table_is_whole(tmp_path: Path) -> None:
     curve = Robustness("snow", (Row(0, *[(0.1, 0.2)] * 3, {"psnr": math.inf}),))
     curve.write_csv(tmp_path / "curve.csv")
     assert (tmp_path / "curve.csv").read_text().splitlines()[1] == "0,snow,0.1,0.2,0.1,0.2,0.1,0.2,inf"
+
+
+def test_the_example_of_the_documentation_runs(
+    pipeline: GenDegPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "robustness.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("gendeg.robustness.load_pipeline", lambda: pipeline)
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    assert capsys.readouterr().out.startswith("mu 0.000  sigma 0.000  faces 1\n")
+    assert len((tmp_path / "faces.csv").read_text().splitlines()) == 9
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gendeg import GenDegPipeline, degrade_mixture, load_pipeline
 from gendeg.degradations import DEGRADATIONS
+from gendeg.robustness import rising_mus
 from gendeg.structure_correction import StructureCorrection
 from restorers import load_restorer, save_restorer
 from restorers.nafnet import NAFNet
@@ -142,6 +143,16 @@ def test_command(
     table = json.loads((tmp_path / "own.json").read_text())
     settings = [f"{name}, {setting}" for name in DEGRADATIONS for setting in ("typical", "real intensities")]
     assert list(table) == [*settings, "clean"] and all(table[row]["nafnet_psnr"] for row in table)
+    run("robustness", "--model", tiny_pipeline_folder, "--restorers", tiny_restorers_folder / "nafnet", "--limit", 2,
+        "--degradation", "rain", "--output", tmp_path / "rise.json")  # fmt: skip
+    tables = json.loads((tmp_path / "rise.json").read_text())
+    assert list(tables) == ["rain"] and list(tables["rain"]) == [f"mu {mu:.3f}" for mu in rising_mus("rain")]
+    assert list(tables["rain"]["mu 0.271"]) == [
+        "mu_reached", "sigma_reached", "psnr", "ssim", "nafnet_psnr", "nafnet_ssim"
+    ]  # fmt: skip
+    assert tables["rain"]["mu 0.000"]["psnr"] is None, "JSON knows no infinity"
+    out = capsys.readouterr().out
+    assert "### rain" in out and f"| mu 0.271 | {tables['rain']['mu 0.271']['mu_reached']:.3f} |" in out
     run("sheet", "--model", tiny_pipeline_folder, "--choose", *range(6), "--output", tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size == (4 * SIZE + 3 * 4, 6 * (SIZE + 20))
 
@@ -151,6 +162,7 @@ def test_command(
     [
         (("codec", "--output", "nowhere/codec.json"), "There is no folder nowhere to write codec.json to"),
         (("sheet", "--choose", "0", "1"), "A sheet shows 6 photographs, one for each row; here are 2."),
+        (("robustness", "--degradation", "fog"), "invalid choice: 'fog'"),
         (("codec", "--photos", "nowhere"), "There is no folder nowhere"),
         (("codec", "--model", "nowhere/nothing/at/all"), "nowhere/nothing/at/all"),
         (("restorers", "--restorers", "nothing"), "nothing"),

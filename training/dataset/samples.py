@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from gendeg.mixture import degrade_mixture, parts_of, phrase
 from gendeg.pipeline import GenDegPipeline
-from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample
+from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample, named_rng
 from gendeg.request import MAX_SEED
 from training.dataset.plan import Batch, Photo
 from training.dataset.store import image_name, write_pair
@@ -55,8 +53,7 @@ def draw(seed: int, source_file: str, degradation: str, copy: int, attempt: int)
 
     One in UNIFORM_EVERY is uniform by chance, and not by counting: a sample must not depend on the others.
     """
-    name = json.dumps([seed, source_file, degradation, copy, attempt])
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
+    rng = named_rng(seed, source_file, degradation, copy, attempt)
     uniform = rng.integers(UNIFORM_EVERY) == 0
     asked = [PRIOR.sample(part, rng, uniform=uniform) for part in parts_of(degradation)]
     return asked, int(rng.integers(MAX_SEED + 1))

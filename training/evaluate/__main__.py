@@ -13,6 +13,7 @@
 - `own`: the same on pairs of the generator, at typical and at real intensities.
 - `estimator`: how often the estimator names the degradation, and how far its mu and sigma are off: on simulated
   pairs, on held-back --pairs, and on photographs in --real, whose folders are named by degradation.
+- `robustness`: how far restorers come as mu rises to what real data hold, per degradation (--degradation).
 - `published`: PSNR and SSIM on folders of pairs (--pairs) at their own size, per data set: as they are, and restored;
   and LPIPS where torchmetrics and torchvision are installed. Of pairs that name their scene those that training leaves
   out.
@@ -50,6 +51,7 @@ from training.evaluate.mixtures import evaluate_mixtures
 from training.evaluate.noise_space import evaluate_noise_space, load_denoiser
 from training.evaluate.published import evaluate_published, load_lpips
 from training.evaluate.restorers import evaluate_restorers
+from training.evaluate.robustness import evaluate_robustness
 from training.evaluate.sheets import contact_sheet, restorers_sheet, structure_sheet
 from training.evaluate.structure import evaluate_structure
 from training.pair_folders import PairFolders
@@ -65,7 +67,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    tables = ("codec", "control", "mixtures", "held-back", "structure", "restorers", "own", "published")
+    tables = ("codec", "control", "mixtures", "held-back", "structure", "restorers", "own", "robustness", "published")
     tables += ("noise-space", "estimator")
     parser.add_argument("what", choices=(*tables, *sheets))
     parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
@@ -76,6 +78,9 @@ def main() -> None:
     parser.add_argument("--estimator", type=Path, default=BUNDLED, help="estimator: its folder (default: bundled)")
     parser.add_argument("--model", default="compact", help="generator: bundled name, folder or Hub repository")
     parser.add_argument("--restorers", nargs="+", help="names or files (default: all that are bundled)")
+    parser.add_argument(
+        "--degradation", nargs="+", choices=list(DEGRADATIONS), help="robustness: which (default: all six)"
+    )
     parser.add_argument("--all-scenes", action="store_true", help="published: also what training learns from")
     parser.add_argument("--luma", action="store_true", help="published: also PSNR and SSIM of the luma (Y of YCbCr)")
     parser.add_argument("--limit", type=int, help="use only so many photographs, or scenes or pairs of each data set")
@@ -92,8 +97,9 @@ def main() -> None:
     if (args.what == "noise-space") != bool(args.adaptation):
         parser.error("--adaptation names what noise-space is measured of.")
     files = Photos(args.photos).files
-    restoring = ("restorers", "restorers-sheet", "own", "published")
-    generating = ("codec", "control", "mixtures", "held-back", "structure", "own", "sheet", "structure-sheet")
+    restoring = ("restorers", "restorers-sheet", "own", "robustness", "published")
+    generating = ("codec", "control", "mixtures", "held-back", "structure", "own", "robustness", "sheet")
+    generating += ("structure-sheet",)
     restorers = _restorers(args.restorers) if args.what in restoring else []
     model = load_pipeline(args.model) if args.what in generating else None
     if args.what == "published":
@@ -115,6 +121,11 @@ def main() -> None:
             parser.error(f"A sheet shows {len(DEGRADATIONS)} photographs, one for each row; here are {len(photos)}.")
         sheet = contact_sheet if args.what == "sheet" else structure_sheet
         write_image(sheet(model, photos), args.output or "sheet.png")
+        return
+    if args.what == "robustness":
+        result = evaluate_robustness(restorers, model, photos, args.degradation or list(DEGRADATIONS))
+        _print_tables(result)
+        _write(args.output, result)
         return
     if args.what == "restorers":
         result = evaluate_restorers(restorers, photos, simulated(photos))
@@ -156,13 +167,17 @@ def _published(restorers: list[Restorer], args: argparse.Namespace) -> None:
     faults: list[str] = []
     lpips = load_lpips()
     result = evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
-    for dataset, table in result.items():
-        print(f"\n### {dataset}\n\n{markdown(table)}")
+    _print_tables(result)
     if not lpips:
         print("\nLPIPS: not available. It needs torchmetrics and torchvision, and the weights that they download.")
     _write(args.output, result)
     if faults:
         raise UserError(f"Not all could be measured:{listing(faults)}")
+
+
+def _print_tables(tables: dict[str, dict[str, dict[str, float | None]]]) -> None:
+    for name, table in tables.items():
+        print(f"\n### {name}\n\n{markdown(table)}")
 
 
 def _write(output: Path | None, result: dict[str, Any]) -> None:

@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from gendeg.degradations import DEGRADATIONS
+from gendeg.photos import resize_short_side
 from gendeg.pipeline import GenDegPipeline
 from restorers.registry import Restorer
 from runtime.images import open_image
 from training.evaluate.inputs import SIZE
-from training.photos import resize_short_side
 
 SHEET_INTENSITIES = {
     "haze": ((0.06, 0.04), (0.12, 0.08), (0.21, 0.11)),
