@@ -21,13 +21,13 @@ from torch import nn
 from torch.nn.functional import silu, softplus
 
 from gendeg.degradations import DEGRADATIONS
+from gendeg.photos import SHORT_SIDE
 from runtime.images import open_image, upright
 from runtime.paths import ASSETS
 
 BUNDLED = ASSETS / "checkpoints" / "estimator"
 CLEAN = "clean"
 KINDS = (*DEGRADATIONS, CLEAN)
-SHORT_SIDE = 256  # pixels: the scale that intensities are defined at
 _WINDOW = 128  # pixels: the size of the crops that it has learned from
 _GROUPS = 8
 _opening = threading.Lock()  # large photographs are opened one at a time

@@ -14,13 +14,13 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.estimator import (
     CLEAN,
     KINDS,
-    SHORT_SIDE,
     DegradationEstimator,
     Estimate,
     _windows,
     estimate_file,
     load_estimator,
 )
+from gendeg.photos import SHORT_SIDE
 from gendeg.tab import run_like
 from restorers.tab import show_seen
 

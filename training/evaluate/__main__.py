@@ -28,15 +28,18 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.estimator import BUNDLED, load_estimator
+from gendeg.pipeline import GenDegPipeline
 from restorers.registry import Restorer, available, load_restorer
 from runtime.errors import UserError
 from runtime.files import write_whole
@@ -66,13 +69,10 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sheets = ("sheet", "structure-sheet", "restorers-sheet")
-    tables = ("codec", "control", "mixtures", "held-back", "structure", "restorers", "own", "robustness", "published")
-    tables += ("noise-space", "estimator")
-    parser.add_argument("what", choices=(*tables, *sheets))
+    parser.add_argument("what", choices=(*TABLES, *TABLES_OF_EACH, *SHEETS))
     parser.add_argument("--physics", action="store_true", help="control: keep to the rules of gendeg/physics.py")
     parser.add_argument("--photos", type=Path, help="folder of clean test photographs (default: procedural scenes)")
-    parser.add_argument("--pairs", type=Path, nargs="+", help="held-back, published, noise-space: folders of pairs")
+    parser.add_argument("--pairs", type=Path, nargs="+", help=f"folders of pairs: {', '.join(_NEED_PAIRS)}, estimator")
     parser.add_argument("--adaptation", type=Path, help="noise-space: what training.noise_space_adaptation wrote")
     parser.add_argument("--real", type=Path, help="estimator: folder of folders of real photographs, haze, rain ...")
     parser.add_argument("--estimator", type=Path, default=BUNDLED, help="estimator: its folder (default: bundled)")
@@ -91,64 +91,111 @@ def main() -> None:
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit takes a number from 1.")
-    needs_pairs, takes_pairs = ("held-back", "published", "noise-space"), ("estimator",)
-    if args.what not in takes_pairs and (args.what in needs_pairs) != bool(args.pairs):
-        parser.error("--pairs names the folders of pairs that held-back, published and noise-space are measured on.")
+    if args.what != "estimator" and (args.what in _NEED_PAIRS) != bool(args.pairs):
+        parser.error(f"--pairs names the folders of pairs that {', '.join(_NEED_PAIRS)} are measured on.")
     if (args.what == "noise-space") != bool(args.adaptation):
         parser.error("--adaptation names what noise-space is measured of.")
-    files = Photos(args.photos).files
-    restoring = ("restorers", "restorers-sheet", "own", "robustness", "published")
-    generating = ("codec", "control", "mixtures", "held-back", "structure", "own", "robustness", "sheet")
-    generating += ("structure-sheet",)
-    restorers = _restorers(args.restorers) if args.what in restoring else []
-    model = load_pipeline(args.model) if args.what in generating else None
-    if args.what == "published":
-        _published(restorers, args)
+    if args.what in SHEETS:
+        write_image(SHEETS[args.what](args), args.output or "sheet.png")
         return
-    if args.what == "restorers-sheet":
-        if not files:
-            parser.error("restorers-sheet needs --photos, a folder of degraded photographs.")
-        chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
-        write_image(restorers_sheet(restorers, chosen), args.output or "sheet.png")
-        return
-    if args.what == "held-back":
-        photos = PairFolders(args.pairs, scenes="held_back")
+    faults: list[str] = []
+    if args.what in TABLES:
+        result = TABLES[args.what](args)
+        print(markdown(result))
     else:
-        photos = evaluation_squares(args.photos)[: args.limit]
-    if args.what in sheets:
-        photos = torch.stack(_chosen(photos, args.choose)) if args.choose else photos
-        if len(photos) < len(DEGRADATIONS) or (args.choose and len(photos) > len(DEGRADATIONS)):
-            parser.error(f"A sheet shows {len(DEGRADATIONS)} photographs, one for each row; here are {len(photos)}.")
-        sheet = contact_sheet if args.what == "sheet" else structure_sheet
-        write_image(sheet(model, photos), args.output or "sheet.png")
-        return
-    if args.what == "robustness":
-        result = evaluate_robustness(restorers, model, photos, args.degradation or list(DEGRADATIONS))
-        _print_tables(result)
-        _write(args.output, result)
-        return
-    if args.what == "restorers":
-        result = evaluate_restorers(restorers, photos, simulated(photos))
-    elif args.what == "noise-space":
-        adapted, held_back = load_restorer(args.adaptation / "restorer"), PairFolders(args.pairs, scenes="held_back")
-        result = evaluate_noise_space(load_denoiser(args.adaptation), adapted, photos, held_back, args.limit)
-    elif args.what == "own":
-        result = evaluate_restorers(restorers, photos, generated(model, photos))
-    elif args.what == "estimator":
-        held_back = PairFolders(args.pairs, scenes="held_back") if args.pairs else None
-        result = evaluate_estimator(load_estimator(args.estimator), photos, held_back, args.real)
-    elif args.what == "held-back":
-        result = evaluate_held_back(model, photos, args.limit)
-    elif args.what == "structure":
-        result = evaluate_structure(model, photos)
-    elif args.what == "control":
-        result = evaluate_control(model, photos, physics=args.physics)
-    elif args.what == "mixtures":
-        result = evaluate_mixtures(model, photos)
-    else:
-        result = {"codec": evaluate_codec(model, photos)}
-    print(markdown(result))
+        result = TABLES_OF_EACH[args.what](args, faults)
+        for name, table in result.items():
+            print(f"\n### {name}\n\n{markdown(table)}")
     _write(args.output, result)
+    if faults:
+        raise UserError(f"Not all could be measured:{listing(faults)}")
+
+
+# -------------------------------------------------------------------------------------------- what can be asked for
+
+
+def _model(args: argparse.Namespace) -> GenDegPipeline:
+    return load_pipeline(args.model)
+
+
+def _squares(args: argparse.Namespace) -> torch.Tensor:
+    return evaluation_squares(args.photos)[: args.limit]
+
+
+def _held_back(args: argparse.Namespace) -> PairFolders:
+    return PairFolders(args.pairs, scenes="held_back")
+
+
+def _of_restorers(args: argparse.Namespace) -> Table:
+    restorers, photos = _restorers(args.restorers), _squares(args)
+    return evaluate_restorers(restorers, photos, simulated(photos))
+
+
+def _of_own(args: argparse.Namespace) -> Table:
+    restorers, photos = _restorers(args.restorers), _squares(args)
+    return evaluate_restorers(restorers, photos, generated(_model(args), photos))
+
+
+def _of_noise_space(args: argparse.Namespace) -> Table:
+    denoiser, adapted = load_denoiser(args.adaptation), load_restorer(args.adaptation / "restorer")
+    return evaluate_noise_space(denoiser, adapted, _squares(args), _held_back(args), args.limit)
+
+
+def _of_estimator(args: argparse.Namespace) -> Table:
+    pairs = _held_back(args) if args.pairs else None
+    return evaluate_estimator(load_estimator(args.estimator), _squares(args), pairs, args.real)
+
+
+def _of_published(args: argparse.Namespace, faults: list[str]) -> dict[str, Table]:
+    restorers, lpips = _restorers(args.restorers), load_lpips()
+    if not lpips:
+        print("LPIPS: not available. It needs torchmetrics and torchvision, and the weights that they download.")
+    return evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
+
+
+def _of_robustness(args: argparse.Namespace, _: list[str]) -> dict[str, Table]:
+    restorers, kinds = _restorers(args.restorers), args.degradation or list(DEGRADATIONS)
+    return evaluate_robustness(restorers, _model(args), _squares(args), kinds)
+
+
+def _sheet(draw: Callable[..., Image.Image], args: argparse.Namespace) -> Image.Image:
+    photos = _squares(args)
+    photos = torch.stack(_chosen(photos, args.choose)) if args.choose else photos
+    if len(photos) < len(DEGRADATIONS) or (args.choose and len(photos) > len(DEGRADATIONS)):
+        raise UserError(f"A sheet shows {len(DEGRADATIONS)} photographs, one for each row; here are {len(photos)}.")
+    return draw(_model(args), photos)
+
+
+def _restorers_sheet(args: argparse.Namespace) -> Image.Image:
+    files = Photos(args.photos).files
+    if not files:
+        raise UserError("restorers-sheet needs --photos, a folder of degraded photographs.")
+    chosen = _chosen(files, args.choose) if args.choose else files[: args.limit or 6]
+    return restorers_sheet(_restorers(args.restorers), chosen)
+
+
+Table = dict[str, dict[str, float | None]]
+_NEED_PAIRS = ("held-back", "published", "noise-space")
+TABLES: dict[str, Callable[[argparse.Namespace], Table]] = {
+    "codec": lambda args: {"codec": evaluate_codec(_model(args), _squares(args))},
+    "control": lambda args: evaluate_control(_model(args), _squares(args), physics=args.physics),
+    "mixtures": lambda args: evaluate_mixtures(_model(args), _squares(args)),
+    "held-back": lambda args: evaluate_held_back(_model(args), _held_back(args), args.limit),
+    "structure": lambda args: evaluate_structure(_model(args), _squares(args)),
+    "restorers": _of_restorers,
+    "own": _of_own,
+    "noise-space": _of_noise_space,
+    "estimator": _of_estimator,
+}
+TABLES_OF_EACH: dict[str, Callable[[argparse.Namespace, list[str]], dict[str, Table]]] = {
+    "published": _of_published,  # data set
+    "robustness": _of_robustness,  # degradation
+}
+SHEETS: dict[str, Callable[[argparse.Namespace], Image.Image]] = {
+    "sheet": partial(_sheet, contact_sheet),
+    "structure-sheet": partial(_sheet, structure_sheet),
+    "restorers-sheet": _restorers_sheet,
+}
 
 
 def markdown(rows: dict[str, dict[str, float | None]]) -> str:
@@ -160,24 +207,6 @@ def markdown(rows: dict[str, dict[str, float | None]]) -> str:
         cells = ("" if n is None else str(n) if isinstance(n, int) else f"{n:.3f}" for n in numbers)
         lines.append([name.replace("_", " "), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _published(restorers: list[Restorer], args: argparse.Namespace) -> None:
-    """Print a table per data set, write them; at last say what could not be measured."""
-    faults: list[str] = []
-    lpips = load_lpips()
-    result = evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
-    _print_tables(result)
-    if not lpips:
-        print("\nLPIPS: not available. It needs torchmetrics and torchvision, and the weights that they download.")
-    _write(args.output, result)
-    if faults:
-        raise UserError(f"Not all could be measured:{listing(faults)}")
-
-
-def _print_tables(tables: dict[str, dict[str, dict[str, float | None]]]) -> None:
-    for name, table in tables.items():
-        print(f"\n### {name}\n\n{markdown(table)}")
 
 
 def _write(output: Path | None, result: dict[str, Any]) -> None:
