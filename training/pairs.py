@@ -34,7 +34,7 @@ _UNIFORM_EVERY = 4
 
 
 class TrainingPairs(Dataset):
-    """Endless pairs of the six degradations in turn, or of one: simulated, or crops of published pairs.
+    """Endless pairs of the six degradations in turn, or of some: simulated, or crops of published pairs.
 
     Items: clean, degraded (uint8 tensors [3, size, size]), degradation (index into DEGRADATIONS), phrase (index into
     PHRASES), mu, sigma (of the pair). Pair i depends on (seed, i) alone.
@@ -42,7 +42,7 @@ class TrainingPairs(Dataset):
     Args:
         photos: what is degraded by simulation.
         size: side in pixels.
-        degradation: the only one; None: all six.
+        degradations: the only ones; None: all six.
         sources: pairs of image files, each with degradation -> share of its pairs that come from there; rows say
             which pairs show it.
         unnamed: whether pairs whose rows name no degradation serve as any, and mixtures as each of their parts; not
@@ -57,15 +57,16 @@ class TrainingPairs(Dataset):
         photos: Photos,
         size: int,
         seed: int = 0,
-        degradation: str | None = None,
+        degradations: Sequence[str] | None = None,
         sources: Sequence[tuple[PairFolders, Mapping[str, float]]] = (),
         unnamed: bool = False,
     ):
         self.photos, self.size, self.seed = photos, size, seed
         names = list(DEGRADATIONS)
-        self.turns = range(len(names)) if degradation is None else [names.index(get_degradation(degradation).name)]
+        asked = names if degradations is None else [get_degradation(name).name for name in degradations]
+        self.turns = [number for number, name in enumerate(names) if name in asked]
         self.prior = IntensityPrior()
-        self.degradation = degradation
+        self.degradations = None if len(self.turns) == len(names) else "+".join(names[i] for i in self.turns)
         self.files: dict[int, list[tuple[float, list[tuple[Path, Path]]]]] = {}
         for folders, shares in sources:
             check_shares(shares)
@@ -89,7 +90,7 @@ class TrainingPairs(Dataset):
 
         Not from those of another seed: they serve as well, and are shared among recipes.
         """
-        parts = [self.size, count, self.degradation, self.photos.name]
+        parts = [self.size, count, self.degradations, self.photos.name]
         if self.files:
             files = [(n, share, [str(f) for f in files]) for n in self.files for share, files in self.files[n]]
             parts.append(hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8])
@@ -138,15 +139,18 @@ def training_pairs(
     """What a recipe and a training's command line mean by pairs: simulated ones, those of `--pairs` by the recipe's
     `published_shares`, and those of `--generated` by its `generated_shares`.
 
-    Scenes that are held back for evaluation are left out (`training.pair_folders.is_held_back`).
+    Scenes that are held back for evaluation are left out (`training.pair_folders.is_held_back`), and so are
+    degradations of which the recipe's `shares` draw none.
     """
+    check_shares(recipe.get("shares") or {})
+    asked = [name for name in DEGRADATIONS if (recipe.get("shares") or {}).get(name, 1.0)]
     sources = [
         (PairFolders(folders, scenes="training"), recipe.get(f"{name}_shares") or {})
         for name, folders in (("published", args.pairs), ("generated", getattr(args, "generated", [])))
         if folders
     ]
     photos = Photos(args.photos, defocused_share)
-    return TrainingPairs(photos, size, recipe["seed"], sources=sources, unnamed=unnamed)
+    return TrainingPairs(photos, size, recipe["seed"], asked, sources, unnamed)
 
 
 def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 import itertools
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from runtime.errors import UserError
 from tests.runtime.test_files import full_disk
 from training.generator.latent_pairs import encode_pairs
 from training.pair_folders import PairFolders
-from training.pairs import PHRASES, TrainingPairs, _made, stored_pairs
+from training.pairs import PHRASES, TrainingPairs, _made, stored_pairs, training_pairs
 from training.photos import Photos
 from training.simulators.matching import SIMULATORS, simulate
 
@@ -69,12 +70,12 @@ def test_many_pairs_are_made_at_once():
 
 
 def test_pairs_of_one_degradation():
-    pairs = TrainingPairs(Photos(), 64, degradation="motion_blur")
+    pairs = TrainingPairs(Photos(), 64, degradations=["motion_blur"])
     items = [pairs[i] for i in range(3)]
     assert {list(DEGRADATIONS)[int(item["degradation"])] for item in items} == {"motion_blur"}
     assert not torch.equal(items[0]["clean"], items[1]["clean"])
     with pytest.raises(ValueError, match="Unknown degradation 'fog'"):
-        TrainingPairs(Photos(), 64, degradation="fog")
+        TrainingPairs(Photos(), 64, degradations=["fog"])
 
 
 def test_published_pairs_are_mixed_in_by_shares(tmp_path):
@@ -215,7 +216,7 @@ def test_pairs_of_other_photographs_are_not_taken_for_these(tmp_path):
         (clean, *_) = stored_pairs(TrainingPairs(photos, 32), 6, tmp_path, workers=0)["clean"]
         assert np.array_equal(clean, TrainingPairs(photos, 32)[0]["clean"])
         names |= {p.name(6) for p in (TrainingPairs(photos, 32), TrainingPairs(Photos(tmp_path / name, 0.5), 32))}
-    names |= {TrainingPairs(photos, 32, degradation="snow").name(6), TrainingPairs(Photos(), 32).name(6)}
+    names |= {TrainingPairs(photos, 32, degradations=["snow"]).name(6), TrainingPairs(Photos(), 32).name(6)}
     assert len(names) == 6
     assert TrainingPairs(photos, 32, seed=1).name(6) in names, "another seed's pairs serve as well"
 
@@ -283,3 +284,12 @@ def test_recoloured_pairs_change_colours_alike_in_both_images(tmp_path):
     found = torch.stack(found)
     assert bool((found.sum(0) == 1).all())
     assert 0 < int(found[0].sum()) < 12, "some keep their colours, others do not"
+
+
+def test_what_the_recipe_draws_none_of_is_not_made() -> None:
+    recipe = {"seed": 0, "shares": {name: 0 for name in DEGRADATIONS if name not in ("rain", "low_light")}}
+    pairs = training_pairs(recipe, Namespace(photos=None, pairs=[]), 32)
+    assert {list(DEGRADATIONS)[pairs.wanted(i)["degradation"]] for i in range(8)} == {"rain", "low_light"}
+    assert "rain+low_light" in pairs.name(8)
+    with pytest.raises(UserError, match="fog: no degradation"):
+        training_pairs({"seed": 0, "shares": {"fog": 1}}, Namespace(photos=None, pairs=[]), 32)
