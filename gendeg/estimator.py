@@ -5,7 +5,6 @@ So a real photograph can say what is asked of the generator: make it like that o
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +21,8 @@ from torch.nn.functional import silu, softplus
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.photos import SHORT_SIDE
-from runtime.images import open_image, upright
+from runtime.errors import UserError
+from runtime.images import IN_TURN, open_image, upright
 from runtime.paths import ASSETS
 
 BUNDLED = ASSETS / "checkpoints" / "estimator"
@@ -30,7 +30,6 @@ CLEAN = "clean"
 KINDS = (*DEGRADATIONS, CLEAN)
 _WINDOW = 128  # pixels: the size of the crops that it has learned from
 _GROUPS = 8
-_opening = threading.Lock()  # large photographs are opened one at a time
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,12 @@ def load_estimator(folder: Path = BUNDLED) -> DegradationEstimator:
     """The bundled estimator, or that in another folder, in float32 on the CPU.
 
     Raises:
-        OSError: if there is none.
+        UserError: if there is none.
     """
-    return DegradationEstimator.from_pretrained(folder, local_files_only=True).float().eval()
+    try:
+        return DegradationEstimator.from_pretrained(folder, local_files_only=True).float().eval()
+    except (OSError, ValueError) as error:
+        raise UserError(f"There is no estimator in {folder}. Train one: python -m training.estimator.") from error
 
 
 def estimate_file(path: str) -> Estimate:
@@ -117,7 +119,7 @@ def estimate_file(path: str) -> Estimate:
     Raises:
         UserError: if it cannot be opened.
     """
-    with _opening:
+    with IN_TURN:
         return load_estimator().estimate(open_image(path))
 
 

@@ -42,7 +42,7 @@ from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.link import link, read_link, texts
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError
-from runtime.images import open_image
+from runtime.images import IN_TURN, open_image
 from runtime.jobs import CANCELLED, cancel, until
 from runtime.page import bar, failed, failure, notes, preview, save_pngs, show_upload
 from runtime.uploads import Photo, uploaded
@@ -108,7 +108,7 @@ def run_like(photo: Any) -> tuple[Any, ...]:
         estimate = estimate_file(path)
         if estimate.degradation is None:
             return f"{estimate} There is nothing to be made like it.", *[SKIP] * 5
-        mu, sigma = round(estimate.mu, 3), round(estimate.sigma, 3)
+        mu, sigma = min(round(estimate.mu, 3), MU_MAX), min(round(estimate.sigma, 3), SIGMA_MAX)  # can be asked for
         sliders = _sliders(estimate.degradation, mu, sigma)
         return str(estimate), estimate.degradation, *sliders, intensity_plot(estimate.degradation, mu, sigma), None
     except Exception as error:
@@ -308,21 +308,23 @@ def _read(
     return read_request(files[0], degradation, mu, sigma, seed, *sampling, *others, preset, parts, files[1])
 
 
-def remember(visit: list[tuple[str, str]] | None, file: str | None) -> tuple[Any, Any]:
-    """(the small pictures of this visit and their names, newest first; the same to be shown) with one more result.
+def remember(visit: list[tuple[str, str, str]] | None, file: str | None) -> tuple[Any, Any]:
+    """(small pictures of this visit, their names and files, newest first; the same to be shown) with one more result.
 
     Args:
-        file: of the degraded image; None where there is none.
+        file: of the degraded image; None where there is none. Where nothing came of a click, it is still the last one.
     """
     try:
         path = uploaded(file and {"path": file})
-        if not path:
+        if not path or (visit and visit[0][2] == path):
             return SKIP, SKIP
-        small = open_image(path)
-        small.thumbnail((VISIT_SIDE, VISIT_SIDE))
+        with IN_TURN:
+            small = open_image(path)
+            small.thumbnail((VISIT_SIDE, VISIT_SIDE))
         name = Path(path).stem.removesuffix("-degraded")
-        visit = [(save_pngs({name: small})[0], name), *(visit or [])][:VISIT]
-        return visit, gr.update(value=visit, visible=True)
+        there = [entry for entry in visit or [] if Path(entry[0]).is_file()]  # they last as long as other files do
+        visit = [(save_pngs({name: small})[0], name, path), *there][:VISIT]
+        return visit, gr.update(value=[entry[:2] for entry in visit], visible=True)
     except UserError:  # it was deleted meanwhile
         return SKIP, SKIP
 
@@ -531,7 +533,9 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     degradation.input(settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick)
     mu.change(**drawn)
     sigma.change(**drawn)
-    like.upload(run_like, like, [status, degradation, mu, sigma, plot, strength], **quick)
+    like.upload(run_like, like, [status, degradation, mu, sigma, plot, strength], **quick).then(
+        settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick
+    )
     strength.input(of_strength, [degradation, strength], [mu, sigma], **quick)
     draw.click(draw_intensity, degradation, [mu, sigma], **quick)
     for changed, event in ((mu, "input"), (sigma, "input"), (draw, "click"), (plot, "click")):
@@ -606,9 +610,11 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
     preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **quick)
     own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
-    demo.load(page_address, None, [degradation, mu, sigma, plot, strength, seed, randomise, *also], **quick)
-    opened = demo.load(list_models, None, model, **quick).then(
-        model_settings, [model, degradation], own_settings, **quick
+    addressed = [degradation, mu, sigma, plot, strength, seed, randomise, *also]
+    opened = (  # one after the other: the settings are those of the degradation that the address names
+        demo.load(page_address, None, addressed, **quick)
+        .then(list_models, None, model, **quick)
+        .then(model_settings, [model, degradation], own_settings, **quick)
     )
     chosen = model.input(model_settings, [model, degradation], own_settings, **quick)
     if not zero_gpu():  # where the app's own process has a GPU to load it on

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ _MAX_SCANS = 100
 # all of the block.
 _MAX_EXIF_PARTS = 4
 _STRIP = 1 << 20  # pixels that are converted from many bits at a time
+IN_TURN = threading.Lock()  # held where the app opens photographs beside its jobs: large ones, one at a time
 
 
 def open_image(path: str | Path, keep_alpha: bool = False) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -13,12 +12,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from runtime.errors import UserError, sentence
-from runtime.images import open_image
+from runtime.images import IN_TURN, open_image
 from runtime.uploads import files_folder, uploaded
 
 PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
 _NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
-_opening = threading.Lock()  # large photographs are opened one at a time
 
 
 def bar(share: float) -> str:
@@ -72,7 +70,7 @@ def show_upload(file: Any) -> Any:
         path = Path(uploaded(file) or "")
         if path.suffix.lower() not in _NOT_SHOWN:
             return gr.skip()
-        with _opening:
+        with IN_TURN:
             photo = open_image(path)
             for note in photo.info["notes"]:
                 gr.Info(f"{escape(path.name)}: {escape(note)}.")

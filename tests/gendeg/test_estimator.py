@@ -20,6 +20,7 @@ from gendeg.estimator import (
     estimate_file,
     load_estimator,
 )
+from gendeg.intensity import SIGMA_MAX
 from gendeg.photos import SHORT_SIDE
 from gendeg.tab import run_like
 from restorers.tab import show_seen
@@ -103,8 +104,8 @@ def test_the_tab_is_set_like_another_photograph(bundled, estimator, monkeypatch)
     monkeypatch.setattr(DegradationEstimator, "estimate", lambda *_: found)
     said, kind, mu, sigma, plot, strength = run_like({"path": str(bundled)})
     assert said == "It looks like rain (80%), μ about 0.12, σ about 0.90."
-    assert (kind, mu["value"], sigma["value"], strength) == ("rain", 0.123, 0.9, None) and "<svg" in plot
-    assert sigma["maximum"] == 0.9, "beyond what real data hold"
+    assert (kind, mu["value"], sigma["value"], strength) == ("rain", 0.123, SIGMA_MAX, None) and "<svg" in plot
+    assert sigma["maximum"] == SIGMA_MAX, "beyond what real data hold, and no more than can be asked for"
     monkeypatch.setattr(DegradationEstimator, "estimate", lambda *_: Estimate(None, 0.0, 0.0, {CLEAN: 0.9}))
     said, *others = run_like({"path": str(bundled)})
     assert said.startswith("It looks clean (90%).") and all(other == gr.skip() for other in others)

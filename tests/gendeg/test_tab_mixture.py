@@ -180,10 +180,15 @@ def test_with_a_mask_the_rest_stays_as_it_was(run, photo: Path) -> None:
 
 def test_results_of_a_visit_are_kept_small_and_few(run, photo: Path) -> None:
     file, visit = run()[-1][8]["value"], None
-    for _ in range(14):
-        visit, shown = remember(visit, file)
+    for number in range(14):
+        (photo.parent / str(number)).mkdir()
+        visit, shown = remember(visit, shutil.copy(file, photo.parent / str(number)))
     assert len(visit) == len(shown["value"]) == 12 and shown["visible"]
-    small, name = visit[0]
+    small, name = shown["value"][0]
     assert name == "astronaut-rain-1" and max(Image.open(small).size) == 320
-    for nothing in (None, str(photo.parent / "gone.png")):
+    last = str(photo.parent / "13" / Path(file).name)
+    for nothing in (None, str(photo.parent / "gone.png"), last):  # the last: a click of which nothing came
         assert remember(visit, nothing) == (gr.skip(), gr.skip())
+    for small, *_ in visit[1:]:
+        Path(small).unlink()
+    assert len(remember(visit, file)[1]["value"]) == 2, "what was deleted meanwhile is shown no more"
