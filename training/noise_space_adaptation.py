@@ -30,7 +30,7 @@ from training.command_line import PAIRS, command_line, read_recipe
 from training.loop import LoopSettings, train
 from training.made_once import made_once
 from training.noise_space_loss import Adaptation, AdaptationLoss, Denoiser, draw_signal_shares
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, holds_pairs
 from training.pairs import Crops, check_shares, stored_pairs, training_pairs
 from training.photos import Photos
 
@@ -97,7 +97,7 @@ def real_photographs(folder: Path) -> Photos:
         UserError: if it holds none.
     """
     folder = folder.expanduser()
-    if not (any(folder.rglob("metadata.jsonl")) or any((folder / name).is_dir() for name in ("degraded", "input"))):
+    if not holds_pairs(folder):
         return Photos(folder)
     photos = Photos()
     photos.files = [degraded for _, degraded in PairFolders([folder], scenes="training").files]

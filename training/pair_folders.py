@@ -72,6 +72,12 @@ class PairFolders:
             self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
 
 
+def holds_pairs(folder: Path) -> bool:
+    """Whether `PairFolders` finds pairs in a folder, or rows that mean to name some; else it holds single images."""
+    faults: list[str] = []
+    return any(True for _ in (*_named_in_metadata(folder, faults), *_equally_named(folder))) or bool(faults)
+
+
 def degradations_of(row: dict[str, Any]) -> list[str]:
     """Names of the degradations that a pair shows: none if its row does not say, several of a mixture ("haze+rain").
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from torch import nn
 
 from restorers import load_restorer, save_restorer
 from restorers.nafnet import NAFNet
+from runtime.errors import UserError
 from training import noise_space_adaptation
+from training.evaluate.noise_space import evaluate_noise_space
 from training.noise_space_adaptation import AdaptationBatches, real_photographs
 from training.noise_space_loss import (
     Adaptation,
@@ -207,6 +210,22 @@ def test_of_pairs_only_degraded_sides_that_training_may_see_are_real_photographs
     assert held_back and {file.stem for file in photos.files} == {str(i) for i in range(10)} - held_back
     assert {file.parent.name for file in photos.files} == {"dark"}
     assert len(real_photographs(folders / "real").files) == 3
+
+
+@pytest.mark.parametrize(("degraded", "clean"), [("degraded", "clean"), ("input", "target"), ("lq", "gt")])
+def test_clean_sides_of_equally_named_pairs_are_no_real_photographs(tmp_path, degraded, clean):
+    for side in (degraded, clean):
+        (tmp_path / side).mkdir()
+        Image.new("RGB", (64, 48)).save(tmp_path / side / "1.png")
+    assert [file.parent.name for file in real_photographs(tmp_path).files] == [degraded]
+    (tmp_path / clean / "1.png").unlink()
+    assert len(real_photographs(tmp_path).files) == 1, "no pairs: photographs in a folder of any name"
+
+
+def test_mixtures_are_not_measured():
+    pairs = SimpleNamespace(files=[("a", "b")], rows=[{"degradation": "haze+rain"}])
+    with pytest.raises(UserError, match="show mixtures"):
+        evaluate_noise_space(None, None, torch.zeros(1, 3, 256, 256), pairs)
 
 
 def _run(module, *arguments):

@@ -16,7 +16,7 @@ from gendeg.intensity import intensity
 from runtime.errors import UserError
 from runtime.images import image_files, open_image
 from training.evaluate.inputs import SIZE, simulated_pairs
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, degradations_of
 from training.photos import centre_square
 
 # (what is estimated, its degradation, mu, sigma); None: clean, or unknown.
@@ -70,12 +70,11 @@ def _shown(photos: torch.Tensor, pairs: PairFolders | None, real: Path | None) -
         yield "clean", (_picture(photo), None, None, None)
     files = zip(pairs.files, pairs.rows, strict=True) if pairs else ()
     for (clean_file, degraded_file), row in tqdm(files, desc="pairs", disable=pairs is None):
-        if row.get("degradation"):
+        if len(names := degradations_of(row)) == 1:  # it names one; of a mixture no answer is right
             squares = [torch.from_numpy(centre_square(f, SIZE).copy()) for f in (clean_file, degraded_file)]
             clean, degraded = (square.permute(2, 0, 1)[None].float() / 255 for square in squares)
             mu, sigma = (float(value) for value in intensity(clean, degraded))
-            name = get_degradation(row["degradation"]).name
-            yield str(row.get("dataset")), (_picture(degraded[0]), name, mu, sigma)
+            yield str(row.get("dataset")), (_picture(degraded[0]), names[0], mu, sigma)
     for folder in sorted(path for path in real.iterdir() if path.is_dir()) if real else ():
         try:
             name = get_degradation(folder.name).name

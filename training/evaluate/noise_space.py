@@ -18,12 +18,12 @@ from tqdm import tqdm
 from restorers.metrics import psnr
 from restorers.registry import Restorer
 from runtime.errors import UserError
-from training.evaluate.inputs import simulated_pairs
+from training.evaluate.inputs import SIZE, simulated_pairs
 from training.noise_space_loss import Denoiser, noised, shuffled
-from training.pair_folders import PairFolders
+from training.pair_folders import PairFolders, degradations_of
 from training.photos import centre_square
 
-SIZE = 128  # pixels of each side
+CROP = 128  # pixels of each side, of squares of SIZE: the scale that restorer and denoiser have learned from
 _SIGNAL_SHARES = (0.05, 0.2, 0.5, 0.8, 0.95)
 
 
@@ -54,23 +54,28 @@ def evaluate_noise_space(
 
     Args:
         restore: restores [B, 3, H, W] in [0, 1].
-        photos: clean ones, [N, 3, H, W] in [0, 1], which are simulated and noised: the denoiser's targets.
+        photos: clean ones, [N, 3, SIZE, SIZE] in [0, 1], which are simulated and noised: the denoiser's targets.
         pairs: real pairs; their clean sides serve for the last row and the PSNR. Their rows name the degradation.
         limit: at most so many pairs.
+
+    Raises:
+        UserError: if none of the pairs says which one degradation it shows.
     """
-    names = [row.get("degradation") for row in pairs.rows]
-    chosen = [i for i, name in enumerate(names) if name][:limit]
+    names = [degradations_of(row) for row in pairs.rows]
+    chosen = [i for i, of_pair in enumerate(names) if len(of_pair) == 1][:limit]
     if not chosen:
-        raise UserError("These pairs do not say which degradation they show, or none of their scenes is held back.")
+        raise UserError(
+            "These pairs do not say which degradation they show, show mixtures, or none of their scenes is held back."
+        )
     stages = ("degraded", "half restored", "restored", "clean")
     measured: dict[str, list[tuple[float, float, float]]] = {stage: [] for stage in stages}
     generator = torch.Generator().manual_seed(seed)
     gamma = torch.tensor(_SIGNAL_SHARES)
     for number, i in enumerate(tqdm(chosen, desc="noise space", unit="pair")):
         target = _centre(photos[number % len(photos)][None])
-        simulated = simulated_pairs(target, names[i], seed + number).degraded
+        simulated = simulated_pairs(target, names[i][0], seed + number).degraded
         squares = np.stack([centre_square(file, SIZE) for file in pairs.files[i]])
-        clean, degraded = (torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).split(1)
+        clean, degraded = _centre(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).split(1)
         real = dict(zip(stages, _qualities(degraded, restore(degraded), clean), strict=True))
         beside = dict(zip(stages, _qualities(simulated, restore(simulated), target), strict=True))
         noise = torch.randn(len(gamma), *target.shape[1:], generator=generator)
@@ -104,5 +109,7 @@ def _qualities(degraded: torch.Tensor, restored: torch.Tensor, clean: torch.Tens
     return [degraded, (degraded + restored) / 2, restored, clean]
 
 
-def _centre(photos: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.interpolate(photos, (SIZE, SIZE), mode="area")
+def _centre(squares: torch.Tensor) -> torch.Tensor:
+    """The middle of squares [N, 3, SIZE, SIZE], at their scale."""
+    margin = (SIZE - CROP) // 2
+    return squares[..., margin : margin + CROP, margin : margin + CROP]
