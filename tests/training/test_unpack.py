@@ -244,6 +244,18 @@ def test_a_list_of_names_that_would_fill_the_memory_is_not_read(tmp_path, folder
         gather([sent], folder)
 
 
+def test_many_zips_fill_the_memory_no_more_than_one(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(unpack, "_MOST_NAMES", 5)
+    sent = zipped(tmp_path / "sent.zip", *((f"{n}.txt", b"") for n in range(3)), ("a.png", PHOTO))
+    small = zipped(tmp_path / "small.zip", ("b.png", PHOTO))
+    skipped = gather([sent, sent, small], folder)
+    assert skipped[-1] == ("sent.zip", "it holds too many files: send fewer at once") and len(skipped) == 4
+    assert set(found(folder)) == {"a.png", "b.png"}
+    monkeypatch.setenv("GENDEG_MAX_PHOTOGRAPHS", "2")
+    with pytest.raises(UserError, match="You sent 3 files; here a data set is made of at most 2"):
+        gather([sent] * 3, folder)
+
+
 def test_an_upload_that_is_deleted_meanwhile_stays(tmp_path, folder):
     (tmp_path / "own.png").write_bytes(PHOTO)
     gather([tmp_path / "own.png"], folder)

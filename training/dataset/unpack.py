@@ -18,6 +18,7 @@ from runtime.images import PHOTOGRAPHS, shown
 from runtime.limits import limit, max_bytes
 
 _AT_ONCE = 4_000_000  # bytes that a ZIP may have read in one go: its list of names, of some ten thousand files
+_MOST_NAMES = 100_000  # in all ZIPs together: each takes half a kilobyte of memory, and may be left out by name
 _LONGEST = 250  # bytes of a file's or a folder's name
 _DEEPEST = 1000  # bytes of all of them
 _CHUNK = 1 << 20
@@ -42,8 +43,12 @@ def gather(files: Sequence[Path], folder: Path) -> list[tuple[str, str]]:
     """
     if not files:
         raise UserError("There is nothing to work on yet. Upload a ZIP of photographs, or the photographs themselves.")
+    most = limit("GENDEG_MAX_PHOTOGRAPHS")
+    if len(files) > most:  # the same ZIP may be named a thousand times
+        raise UserError(f"You sent {len(files)} files; here a data set is made of at most {most}. Send fewer.")
     skipped: list[tuple[str, str]] = []
     found: list[tuple[str, Path | tuple[ZipFile, ZipInfo]]] = []
+    names = 0  # in all ZIPs
     with ExitStack() as opened:
         for file in files:
             name = shown(file.name)
@@ -51,8 +56,13 @@ def gather(files: Sequence[Path], folder: Path) -> list[tuple[str, str]]:
                 if file.suffix.lower() in PHOTOGRAPHS:
                     found.append((_safe_name(file.name), file))
                 elif file.suffix.lower() == ".zip" or is_zipfile(file):
-                    archive = opened.enter_context(_opened(opened.enter_context(_Guarded(file))))
-                    found += [(inside, (archive, entry)) for inside, entry in _photographs(archive, name, skipped)]
+                    with ExitStack() as mine:
+                        archive = mine.enter_context(_opened(mine.enter_context(_Guarded(file))))
+                        if names + len(archive.infolist()) > _MOST_NAMES:
+                            raise UserError("it holds too many files: send fewer at once")
+                        names += len(archive.infolist())
+                        found += [(inside, (archive, entry)) for inside, entry in _photographs(archive, name, skipped)]
+                        opened.enter_context(mine.pop_all())
                 else:
                     raise UserError("neither a photograph nor a ZIP")
             except UserError as error:
