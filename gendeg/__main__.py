@@ -30,11 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     for library in (diffusers, transformers):  # a bar for every file they load
         library.utils.logging.disable_progress_bar()
     try:
-        _check_outputs(args.photo, [args.output, *([args.clean_output] if args.clean_output else [])])
+        inputs, outputs = [args.photo, args.mask], [args.output, args.clean_output]
+        _check_outputs([file for file in inputs if file], [file for file in outputs if file])
         first, *also = _parts(args.degradation, args.mu, args.sigma, args.seed)
         request = read_request(
             str(args.photo), *first, args.seed, args.steps, None, None, args.resolution, args.output_size,
-            args.caption, args.structure_correction, also=also, mask=args.mask,
+            args.caption, args.structure_correction, also=also, mask=args.mask and str(args.mask),
         )  # fmt: skip
         for note in request.photo.info.get("notes", ()):
             print(f"{shown(args.photo)}: {note}.", file=sys.stderr)
@@ -105,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         help="wanted mean of |clean - degraded|; of a mixture one for each, 0.1,0.05 (default: drawn)",
     )
     parser.add_argument("--sigma", type=_numbers, help="wanted standard deviation of it, likewise (default: drawn)")
-    parser.add_argument("--mask", help="an image: only where it is white, or opaque, the photograph is degraded")
+    parser.add_argument(
+        "--mask", type=Path, help="an image: only where it is white, or opaque, the photograph is degraded"
+    )
     parser.add_argument("--seed", type=int, default=0, help=f"0 to {MAX_SEED} (default: 0)")
     parser.add_argument("--steps", type=int, help="default: the model's own")
     low, high = resolutions()
@@ -134,14 +137,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_outputs(photo: Path, outputs: list[Path]) -> None:
-    """Before any work, refuse what could not be written, or would destroy the photograph."""
-    taken = [photo.resolve()]
+def _check_outputs(inputs: list[Path], outputs: list[Path]) -> None:
+    """Before any work, refuse what could not be written, or would destroy the photograph or its mask."""
+    taken = [file.resolve() for file in inputs]
     for output in outputs:
         check_output(output)
         if not os.path.isdir(output.parent):
             raise UserError(f"There is no folder {shown(output.parent)}.")
-        if output.resolve() in taken or (os.path.exists(output) and os.path.exists(photo) and output.samefile(photo)):
+        same = (output.samefile(file) for file in inputs if os.path.exists(output) and os.path.exists(file))
+        if output.resolve() in taken or any(same):
             raise UserError(f"{shown(output)} would overwrite another image of this command. Choose another name.")
         taken.append(output.resolve())
 

@@ -120,6 +120,10 @@ def test_never_overwrites_the_photograph(run, photo: Path, tmp_path: Path, capsy
         assert "would overwrite" in capsys.readouterr().err
     assert run("--clean-output", str(tmp_path / "out.png")) == 2
     assert photo.read_bytes() == before
+    Image.new("L", (9, 9), 255).save(tmp_path / "mask.png")
+    mask = (tmp_path / "mask.png").read_bytes()
+    assert run("--mask", str(tmp_path / "mask.png"), "-o", str(tmp_path / "mask.png")) == 2
+    assert "would overwrite" in capsys.readouterr().err and (tmp_path / "mask.png").read_bytes() == mask
 
 
 def test_as_a_command(tmp_path: Path) -> None:
