@@ -19,7 +19,7 @@ import gradio as gr
 import pandas as pd
 from PIL import Image
 
-from gendeg.degradations import DEGRADATIONS
+from gendeg.endpoint import CHOICES, FIRST
 from gendeg.jobs import Models, Step
 from gendeg.request import MAX_SEED, read_request
 from gendeg.robustness import Picture, Robustness, measured
@@ -29,8 +29,6 @@ from runtime.page import bar, failed, notes, save_pngs, show_upload
 from runtime.uploads import Photo, files_folder, uploaded
 
 SKIP = gr.skip()
-FIRST = next(iter(DEGRADATIONS))
-CHOICES = [(degradation.label, name) for name, degradation in DEGRADATIONS.items()]
 AS_IT_IS = "as it is"
 PLOTS = {"psnr": "PSNR in dB", "ssim": "SSIM"}
 

@@ -17,9 +17,10 @@ import gradio as gr
 
 from gendeg.checkpoints import available_models
 from gendeg.degradations import DEGRADATIONS
+from gendeg.endpoint import CHOICES
 from gendeg.jobs import Models
 from gendeg.request import MAX_SEED
-from gendeg.tab import CHOICES, list_models
+from gendeg.tab import list_models
 from runtime.errors import sentence
 from runtime.images import PHOTOGRAPHS
 from runtime.jobs import cancel
@@ -186,7 +187,8 @@ def data_set_tab(demo: gr.Blocks, models: Models) -> None:
         with gr.Column(scale=72, min_width=320):
             status = gr.HTML(
                 f"Intensities are drawn as real data sets have them, and written down for every pair. Up to "
-                f"{limit('GENDEG_MAX_PHOTOGRAPHS')} photographs and {limit('GENDEG_MAX_PAIRS')} pairs at once.",
+                f"{limit('GENDEG_MAX_PHOTOGRAPHS')} photographs and {limit('GENDEG_MAX_PAIRS')} pairs at once, of "
+                f"{limit('GENDEG_MAX_MEGABYTES')} megabytes in each upload.",
                 elem_id="data-set-status", elem_classes="status",
             )  # fmt: skip
             download = gr.DownloadButton("Download ZIP", interactive=False, elem_id="download-pairs")
