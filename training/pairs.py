@@ -139,18 +139,17 @@ def training_pairs(
     """What a recipe and a training's command line mean by pairs: simulated ones, those of `--pairs` by the recipe's
     `published_shares`, and those of `--generated` by its `generated_shares`.
 
-    Scenes that are held back for evaluation are left out (`training.pair_folders.is_held_back`), and so are
-    degradations of which the recipe's `shares` draw none.
+    Scenes held back for evaluation (`training.pair_folders.is_held_back`) and degradations with a share of 0 are left out.
     """
-    check_shares(recipe.get("shares") or {})
-    asked = [name for name in DEGRADATIONS if (recipe.get("shares") or {}).get(name, 1.0)]
+    shares = recipe.get("shares") or {}
+    check_shares(shares)
     sources = [
         (PairFolders(folders, scenes="training"), recipe.get(f"{name}_shares") or {})
         for name, folders in (("published", args.pairs), ("generated", getattr(args, "generated", [])))
         if folders
     ]
-    photos = Photos(args.photos, defocused_share)
-    return TrainingPairs(photos, size, recipe["seed"], asked, sources, unnamed)
+    asked = [name for name in DEGRADATIONS if shares.get(name, 1.0)]
+    return TrainingPairs(Photos(args.photos, defocused_share), size, recipe["seed"], asked, sources, unnamed)
 
 
 def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
@@ -171,11 +170,10 @@ def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -
             pair = [images[places].float() / 255 for images in (clean, degraded)]
             mu[places], sigma[places] = intensity(*pair)
             phrase[places] = torch.tensor([PHRASES.index(p) for p in phrases(name, *pair)], dtype=torch.uint8)
-    degradation = wanted["degradation"].to(torch.uint8)
     return {
         "clean": clean,
         "degraded": degraded,
-        "degradation": degradation,
+        "degradation": wanted["degradation"].to(torch.uint8),
         "phrase": phrase,
         "mu": mu,
         "sigma": sigma,
