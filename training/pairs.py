@@ -139,17 +139,16 @@ def training_pairs(
     """What a recipe and a training's command line mean by pairs: simulated ones, those of `--pairs` by the recipe's
     `published_shares`, and those of `--generated` by its `generated_shares`.
 
-    Scenes held back for evaluation (`training.pair_folders.is_held_back`) and degradations with a share of 0 are left out.
+    Left out are scenes held back for evaluation (`pair_folders.is_held_back`), and degradations with a share of 0.
     """
-    shares = recipe.get("shares") or {}
-    check_shares(shares)
+    check_shares(shares := recipe.get("shares") or {})
     sources = [
         (PairFolders(folders, scenes="training"), recipe.get(f"{name}_shares") or {})
         for name, folders in (("published", args.pairs), ("generated", getattr(args, "generated", [])))
         if folders
     ]
-    asked = [name for name in DEGRADATIONS if shares.get(name, 1.0)]
-    return TrainingPairs(Photos(args.photos, defocused_share), size, recipe["seed"], asked, sources, unnamed)
+    asked, photos = [name for name in DEGRADATIONS if shares.get(name, 1.0)], Photos(args.photos, defocused_share)
+    return TrainingPairs(photos, size, recipe["seed"], asked, sources, unnamed)
 
 
 def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
