@@ -243,7 +243,7 @@ def _endpoint(models: Models, measuring: Measuring) -> None:
 
     with gr.Group(visible=False):
         inputs = [
-            Photo(label="Clean photograph", type="filepath"),
+            Photo(label="Photograph", type="filepath"),
             gr.Dropdown(label="Restorers", value=None, multiselect=True, allow_custom_value=True),
             gr.Dropdown(CHOICES, value=FIRST, label="Degradation", allow_custom_value=True),
             gr.Number(label=f"Seed, 0 to {MAX_SEED}", value=0),
