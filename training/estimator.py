@@ -24,7 +24,8 @@ from runtime.errors import UserError
 from runtime.files import whole_files
 from training.command_line import PAIRS, command_line, read_recipe
 from training.loop import LoopSettings, train
-from training.pairs import BalancedSampler, smooth_field, stored_pairs, training_pairs, with_grain
+from training.pairs import BalancedSampler, stored_pairs, training_pairs
+from training.photos import smooth_field, with_grain
 
 _INTENSITY_WEIGHT = 10.0  # an error of .1 counts as much as one nat of what it is
 

@@ -122,14 +122,15 @@ class AdaptationLoss:
         noise, target, gamma = batch["noise"], 2 * batch["target"] - 1, batch["gamma"]
         noisy = noised(target, noise, gamma)
         error = _error(model.denoiser(noisy, conditions, gamma), noise)
-        noise_loss, numbers = error.mean(), {"noise": error.detach().mean()}
+        triplet, numbers = torch.zeros(()), {"noise": error.detach().mean()}
         if self.contrast:
             of_simulated, of_real = (restored - inputs).chunk(2)
             negatives = inputs + torch.cat([of_real, of_simulated])
             negatives = shuffled(*(2 * negatives - 1).chunk(2), swap)
             triplet = triplet_loss(error, _error(model.denoiser(noisy, negatives, gamma), noise))
-            noise_loss, numbers["triplet"] = (noise_loss + triplet) / 2, triplet.detach()
+            numbers["triplet"] = triplet.detach()
         weight = adaptation_weight(self.weight, float(batch["progress"].mean()))
+        noise_loss = (error.mean() + triplet.to(error)) / 2
         return restoration + weight * noise_loss, {"restoration": restoration.detach(), **numbers}
 
 

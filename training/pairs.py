@@ -23,7 +23,7 @@ from runtime.errors import UserError
 from runtime.files import reserve, whole_file, write_whole
 from training.loop import processes
 from training.pair_folders import PairFolders, degradations_of
-from training.photos import Photos, random_crop_of_pair
+from training.photos import Photos, random_crop_of_pair, smooth_field, with_grain
 from training.simulators.matching import phrases, simulate_batch
 
 PHRASES = sorted(
@@ -141,14 +141,20 @@ def training_pairs(
 
     Left out are scenes held back for evaluation (`pair_folders.is_held_back`), and degradations with a share of 0.
     """
-    check_shares(shares := recipe.get("shares") or {})
+    shares = recipe.get("shares") or {}
+    check_shares(shares)
+    asked = [name for name in DEGRADATIONS if shares.get(name, 1.0)]
+    if not asked:
+        raise UserError("shares: all are 0, so there is nothing to learn from.")
+    of_kind = {kind: recipe.get(f"{kind}_shares") or {} for kind in ("published", "generated")}
+    for shares in of_kind.values():
+        check_shares(shares)
     sources = [
-        (PairFolders(folders, scenes="training"), recipe.get(f"{name}_shares") or {})
+        (PairFolders(folders, scenes="training"), {n: share for n, share in of_kind[name].items() if n in asked})
         for name, folders in (("published", args.pairs), ("generated", getattr(args, "generated", [])))
         if folders
     ]
-    asked, photos = [name for name in DEGRADATIONS if shares.get(name, 1.0)], Photos(args.photos, defocused_share)
-    return TrainingPairs(photos, size, recipe["seed"], asked, sources, unnamed)
+    return TrainingPairs(Photos(args.photos, defocused_share), size, recipe["seed"], asked, sources, unnamed)
 
 
 def _made(wanted: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
@@ -377,24 +383,3 @@ class Crops(Dataset):
                 clean[i] = with_grain(clean[i] if rng.random() < 0.5 else smooth_field(self.crop, rng), rng)
             degraded[i] = clean[i]
         return {"degraded": degraded, "clean": clean}
-
-
-def smooth_field(size: int, rng: np.random.Generator) -> torch.Tensor:
-    """A smooth gradient of similar colours of any brightness, [3, size, size] in [0, 1]: a sky, a wall."""
-    spread = rng.uniform(0, 0.3)
-    colour = rng.uniform(0.03, 1) * (1 + spread * rng.uniform(-1, 1, (3, 1, 1)))
-    corners = colour * (1 + spread * rng.standard_normal((3, *rng.integers(1, 4, 2))))
-    grid = torch.from_numpy(corners).float().clamp(0, 1)[None]
-    return torch.nn.functional.interpolate(grid, (size, size), mode="bilinear", align_corners=True)[0]
-
-
-def with_grain(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Add grain of a random strength, size and colour to an image [3, H, W] in [0, 1]."""
-    deviation = rng.uniform(0.003, 0.04)
-    grey, colours = (torch.from_numpy(rng.standard_normal((n, *image.shape[1:]), dtype=np.float32)) for n in (1, 3))
-    colour = rng.uniform(0, 1)
-    grain = (1 - colour) ** 0.5 * grey + colour**0.5 * colours
-    if rng.random() < 0.5:
-        grain = torch.nn.functional.avg_pool2d(grain, 3, stride=1, padding=1)
-        grain = grain / grain.std()
-    return (image + deviation * grain).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Clean photographs to train on: crops from a folder of images, or procedural scenes where there is none."""
+"""Clean images to train on: crops from folders, or procedural scenes where there are none; smooth fields; grain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter, ImageOps
 
 from gendeg.photos import SHORT_SIDE, files_of, random_square, random_window, resize_short_side
@@ -92,3 +93,24 @@ def defocused(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     depth = Image.fromarray(depth.astype(np.float32)).resize(blurred.size, Image.Resampling.BICUBIC)
     behind = 1 / (1 + np.exp(-np.asarray(depth)[..., None] / 0.1))
     return (image + behind * (np.asarray(blurred).astype(np.float32) - image)).round().astype(np.uint8)
+
+
+def smooth_field(size: int, rng: np.random.Generator) -> torch.Tensor:
+    """A smooth gradient of similar colours of any brightness, [3, size, size] in [0, 1]: a sky, a wall."""
+    spread = rng.uniform(0, 0.3)
+    colour = rng.uniform(0.03, 1) * (1 + spread * rng.uniform(-1, 1, (3, 1, 1)))
+    corners = colour * (1 + spread * rng.standard_normal((3, *rng.integers(1, 4, 2))))
+    grid = torch.from_numpy(corners).float().clamp(0, 1)[None]
+    return torch.nn.functional.interpolate(grid, (size, size), mode="bilinear", align_corners=True)[0]
+
+
+def with_grain(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Add grain of a random strength, size and colour to an image [3, H, W] in [0, 1]."""
+    deviation = rng.uniform(0.003, 0.04)
+    grey, colours = (torch.from_numpy(rng.standard_normal((n, *image.shape[1:]), dtype=np.float32)) for n in (1, 3))
+    colour = rng.uniform(0, 1)
+    grain = (1 - colour) ** 0.5 * grey + colour**0.5 * colours
+    if rng.random() < 0.5:
+        grain = torch.nn.functional.avg_pool2d(grain, 3, stride=1, padding=1)
+        grain = grain / grain.std()
+    return (image + deviation * grain).clamp(0, 1)

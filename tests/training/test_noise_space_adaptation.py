@@ -102,7 +102,7 @@ def test_the_loss_is_that_of_the_paper(batch, shuffle, contrast):
         errors.append(d)
         triplets.append(max(0.0, d - d_negative + 0.1))
         charbonnier.append(np.sqrt((y - x_syn - residual_syn) ** 2 + 1e-3**2).mean())
-    noise_loss = (np.mean(errors) + np.mean(triplets)) / 2 if contrast else np.mean(errors)
+    noise_loss = (np.mean(errors) + contrast * np.mean(triplets)) / 2
     alpha = 0.2 * (2 / (1 + math.exp(-5 * 0.3)) - 1)
     assert loss.item() == pytest.approx(np.mean(charbonnier) + alpha * noise_loss, rel=1e-5)
     assert float(numbers["noise"]) == pytest.approx(np.mean(errors), rel=1e-5)

@@ -291,5 +291,7 @@ def test_what_the_recipe_draws_none_of_is_not_made() -> None:
     pairs = training_pairs(recipe, Namespace(photos=None, pairs=[]), 32)
     assert {list(DEGRADATIONS)[pairs.wanted(i)["degradation"]] for i in range(8)} == {"rain", "low_light"}
     assert "rain+low_light" in pairs.name(8)
+    with pytest.raises(UserError, match="all are 0"):
+        training_pairs({"seed": 0, "shares": dict.fromkeys(DEGRADATIONS, 0)}, Namespace(photos=None, pairs=[]), 32)
     with pytest.raises(UserError, match="fog: no degradation"):
         training_pairs({"seed": 0, "shares": {"fog": 1}}, Namespace(photos=None, pairs=[]), 32)

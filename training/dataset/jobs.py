@@ -7,6 +7,7 @@ cancels, its time is over, an error), what is there by then is a whole data set.
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import shutil
 import threading
@@ -248,6 +249,7 @@ def _make(pipeline: GenDegPipeline, request: Request, report: Report) -> bool:
         results = make_locally(settings, request.output, batches, pipeline, step_done)
         for number, made in enumerate(results, 1):
             store.record([row for row, _, _ in made.pairs], made.discarded)
+            os.utime(request.folder)  # else it would be swept away when an hour old
             done, skipped = done + len(batches[number - 1].photos), skipped | dict(made.unreadable)
             following = batches[number].degradation if number < len(batches) else None
             report(Progress(done, total, following, tuple(skipped.items())))
