@@ -42,7 +42,7 @@ class DegradedPhotos(Dataset):
         size: of the squares, in pixels. They show about as much as a photograph of a short side of 256 pixels does, or
             all of that side if they are larger.
         degradations: to choose from, all alike; None: all six.
-        pipeline: a generator (on a GPU: for `num_workers=0` only), or what `load_pipeline` takes, which each worker then
+        pipeline: a generator (on a GPU for `num_workers=0` only), or what `load_pipeline` takes, which each worker then
             loads for itself, on its CPU.
         seed: see above.
 
