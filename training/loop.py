@@ -246,8 +246,8 @@ def train(
             batch = next(batches)
             log.waited += time.monotonic() - waited
             batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            with accelerator.accumulate(prepared):
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16), attention():
+            with accelerator.accumulate(prepared), attention():  # also where gradients compute a layer anew
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=bf16):
                     value, numbers = loss(prepared, batch)
                 accelerator.backward(value)
                 if accelerator.sync_gradients:
