@@ -129,7 +129,7 @@ def read_request(photo: str | None, names: Sequence[str] | str | None, clean: st
     Raises:
         UserError: for anything that cannot be done; the message is a sentence to act on.
     """
-    if not photo:
+    if not photo and available():  # else that there are none is said first
         raise UserError("There is no photograph yet. Upload one, choose an example, or send one from Degrade.")
     names = read_names(names)
     request = Request(open_image(photo), names, open_image(clean) if clean else None)

@@ -53,10 +53,9 @@ class Files(gr.File):
     """A component of several files, of any kind, that is to `gr.File` what `Photo` is to `gr.Image`."""
 
     is_template = True
-
-    def __init__(self, **options: Any):
-        super().__init__(file_count="multiple", **options)
-        self.data_model = None
+    data_model = property(
+        lambda self: None, lambda self, value: None
+    )  # gr.File sets one; a constructor would hide its own
 
     def preprocess(self, payload: Any) -> Any:
         return payload

@@ -43,7 +43,7 @@ def send(page: Page, *files: Path) -> None:
 
 def choose_only(page: Page, *labels: str) -> None:
     for label in ("Haze", "Rain", "Snow", "Motion blur", "Raindrops", "Low light"):
-        page.locator("#data-set-degradations").get_by_label(label).set_checked(label in labels)
+        page.locator("#data-set-degradations").get_by_label(label, exact=True).set_checked(label in labels)
 
 
 def downloaded(page: Page) -> list[str]:

@@ -161,8 +161,8 @@ def data_set_tab(demo: gr.Blocks, models: Models) -> None:
     with gr.Row():
         with gr.Column(scale=40, min_width=280):
             files = Files(
-                label="Clean photographs, or ZIPs of them", file_types=[".zip", *PHOTOGRAPHS], height=220,
-                elem_id="data-set-files",
+                label="Clean photographs, or ZIPs of them", file_count="multiple", file_types=[".zip", *PHOTOGRAPHS],
+                height=220, elem_id="data-set-files",
             )  # fmt: skip
             degradations = gr.CheckboxGroup(
                 CHOICES, value=list(DEGRADATIONS), label="Degradations", elem_id="data-set-degradations"
@@ -251,7 +251,7 @@ def _endpoint(models: Models) -> None:
 
     with gr.Group(visible=False):
         inputs = [
-            Files(label="Photographs"),
+            Files(label="Photographs", file_count="multiple"),
             gr.Dropdown(
                 CHOICES, label="Degradations", value=None, multiselect=True, allow_custom_value=True
             ),
