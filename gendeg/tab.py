@@ -477,15 +477,15 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 mu = gr.Slider(*mu_range, mu_typical, step=0.001, label="Mean μ", elem_id="mu")
                 sigma = gr.Slider(*sigma_range, sigma_typical, step=0.001, label="Deviation σ", elem_id="sigma")
                 draw = gr.Button("Draw from real data", size="sm", elem_id="draw")
-                like = Photo(
-                    label="Like that one", sources=["upload", "clipboard"], type="filepath", image_mode=None,
-                    height=110, elem_id="like", buttons=[], visible=ESTIMATOR.is_dir(),
-                    placeholder="A photograph of real haze, rain ...: sets degradation and intensity",
-                )  # fmt: skip
             with gr.Row(elem_id="actions"):
                 generate_button = gr.Button("Generate", variant="primary", scale=2, min_width=80, elem_id="generate")
                 cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="cancel")
             sweep_button = gr.Button("Sweep μ and σ", size="sm", elem_id="sweep")
+            like = Photo(
+                label="Like that one", sources=["upload", "clipboard"], type="filepath", image_mode=None,
+                height=110, elem_id="like", buttons=[], visible=ESTIMATOR.is_dir(),
+                placeholder="A photograph of real haze, rain ...: sets degradation and intensity",
+            )  # fmt: skip
         with gr.Column(scale=50, min_width=320):
             compare = gr.ImageSlider(
                 label="Clean | degraded", type="pil", format="png", interactive=False, max_height=430, elem_id="result",
