@@ -90,15 +90,8 @@ def main() -> None:
     print(f"estimator: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     data = LabelledImages(arrays, recipe["clean_share"], recipe["seed"])
     settings = LoopSettings.of(recipe["loop"], args.minutes)
-    train(
-        model,
-        loss,
-        data,
-        settings,
-        args.output / "training",
-        partial(save, folder=args.output / "estimator"),
-        began=began,
-    )
+    save_here = partial(save, folder=args.output / "estimator")
+    train(model, loss, data, settings, args.output, save_here, began=began)
 
 
 if __name__ == "__main__":

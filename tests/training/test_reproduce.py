@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from gendeg import load_pipeline
+from gendeg.estimator import load_estimator
 from restorers import load_restorer
 from runtime.errors import UserError
 from training.pair_folders import PairFolders, is_held_back
@@ -103,11 +104,12 @@ def test_an_interrupted_stage_goes_on_and_what_is_done_is_left_alone(made, capsy
     third = InThisProcess()
     assert command.reproduce(args, third) == 0
     assert third.modules == [], "a second call leaves out everything"
-    assert capsys.readouterr().out.count("done already") == len(records) == 9
+    assert capsys.readouterr().out.count("done already") == len(records) == 10
 
 
 def test_what_it_makes_can_be_used(made):
     checkpoints, photo = made[0].output / "checkpoints", np.full((64, 80, 3), 128, np.uint8)
+    assert load_estimator(checkpoints / "estimator").estimate(Image.fromarray(photo)).probabilities
     pipeline = load_pipeline(checkpoints / "compact", device="cpu")
     assert pipeline.structure_correction is not None
     assert pipeline(photo, "haze", mu=0.1, sigma=0.1).images[0].size == (80, 64)

@@ -1,9 +1,9 @@
 """Makes all bundled checkpoints: python -m training.reproduce --photos DIR... --pairs DIR... --output runs
 
 From random initialisation, in this order: codec, generator, structure correction, tables of what they reach, a pair
-data set of all photographs by this generator, three restorers, and their tables. Each is a command of its own, in a
-process of its own. The same command goes on with an interrupted run and leaves out what is done; to make something
-anew, delete its folder.
+data set of all photographs by this generator, three restorers, their tables, and the estimator of degradations. Each is
+a command of its own, in a process of its own. The same command goes on with an interrupted run and leaves out what is
+done; to make something anew, delete its folder.
 OUTPUT/checkpoints is what `assets/checkpoints` holds; OUTPUT/reproduce.json says how everything was made.
 """
 
@@ -29,9 +29,9 @@ from training.reproduce.pack import pack
 from training.reproduce.run import RECORDS, Run, Stage, run_process, run_stage
 from training.scenes import draw_scene
 
-# What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
-SHARES = {"codec": 14, "generator": 50, "structure": 25, "dataset": 15, "nafnet": 35, "promptir": 35, "swin": 35}
 RESTORERS = ("nafnet", "promptir", "swin")
+# What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
+SHARES = {"codec": 14, "generator": 50, "structure": 25, "dataset": 15, **dict.fromkeys(RESTORERS, 35), "estimator": 15}
 TABLES = {
     "compact-tables": ("codec", "control", "structure", "held-back"),
     "restorer-tables": ("restorers", "own", "published"),
@@ -93,6 +93,7 @@ def stages(args: argparse.Namespace) -> list[Stage]:
             for name in RESTORERS
         ],
         tables("restorer-tables", [degrader, *(out / name / "restorer" for name in RESTORERS)]),
+        training("estimator", "estimator", "estimator", "estimator", []),
     ]
 
 
@@ -144,9 +145,10 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
 
 def put_together(output: Path, records: dict[str, Any]) -> None:
     """Copy what is done to OUTPUT/checkpoints, of the generator the newest."""
-    places = {"generator": "compact", "structure": "compact"} | {name: f"restorers/{name}" for name in RESTORERS}
-    for name, place in places.items():
-        result = output / name / ("restorer" if name in RESTORERS else "pipeline")
+    places = {"generator": ("pipeline", "compact"), "structure": ("pipeline", "compact")}
+    places |= {name: ("restorer", f"restorers/{name}") for name in RESTORERS} | {"estimator": ("estimator",) * 2}
+    for name, (made, place) in places.items():
+        result = output / name / made
         if records.get(name, {}).get("done") and result.exists():
             shutil.rmtree(output / "checkpoints" / place, ignore_errors=True)
             shutil.copytree(result, output / "checkpoints" / place)
