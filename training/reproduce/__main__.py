@@ -36,6 +36,7 @@ TABLES = {
     "compact-tables": ("codec", "control", "structure", "held-back"),
     "restorer-tables": ("restorers", "own", "published"),
 }
+_STALE = dict.fromkeys(COMPACT, tuple(TABLES)) | dict.fromkeys(("dataset", *RESTORERS), ("restorer-tables",))
 RECIPES = Path(__file__).parents[1] / "recipes"
 SCENES = 8  # drawn where there are no photographs
 
@@ -131,10 +132,8 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
             raise UserError(f"{stage.name} needs {missing[0]}, which the stages before it make.")
         if stage.name in TABLES:
             put_together(args.output, records)
-        else:  # the tables were of what was there before
-            of_compact = stage.name in COMPACT
-            for name in TABLES if of_compact else ("restorer-tables",):
-                shutil.rmtree(args.output / name, ignore_errors=True)
+        for name in _STALE.get(stage.name, ()):  # tables of what was there before
+            shutil.rmtree(args.output / name, ignore_errors=True)
         if code := run_stage(stage, records, data, run, args.processes):
             print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
             return code
