@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data
 
 from gendeg import DEGRADATIONS, load_pipeline
 from gendeg.checkpoints import BUNDLED
+from gendeg.estimator import load_estimator
+from gendeg.prior import IntensityPrior
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,17 @@ def test_codec_is_faithful(compact, photos):
     image = photos[0][None].float() / 255
     restored = compact.decode(compact.encode(image))[..., :300, :300]
     assert -10 * (restored - image).square().mean().log10() > 30
+
+
+def test_the_estimator_names_heavy_degradations(compact):
+    """Those of the generator, which it has not learned from; and a clean photograph looks clean."""
+    photo, estimator, right = Image.fromarray(data.astronaut()), load_estimator(), 0
+    assert estimator.estimate(photo).degradation is None
+    for name in DEGRADATIONS:
+        mu, sigma = IntensityPrior().strengths(name)["heavy"]
+        output = compact(photo, name, mu=mu, sigma=sigma, generator=torch.Generator().manual_seed(0))
+        right += estimator.estimate(output.images[0]).degradation == name
+    assert right >= 4
 
 
 def test_bundled_files_stay_small():
