@@ -433,7 +433,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     also += [kind, *sliders]
                 mask = Photo(
                     label="Only here", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=140,
-                    elem_id="mask", buttons=[], placeholder="A mask, white where the degradation goes",
+                    elem_id="mask", buttons=[], placeholder="Drop a mask, white inside",
                 )  # fmt: skip
                 preset = gr.Radio(
                     PRESET_CHOICES, value=OWN, label="Preset", info="How to sample; sets the three below.",
@@ -484,7 +484,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
             like = Photo(
                 label="Like that one", sources=["upload", "clipboard"], type="filepath", image_mode=None,
                 height=110, elem_id="like", buttons=[], visible=ESTIMATOR.is_dir(),
-                placeholder="A photograph of real haze, rain ...: sets degradation and intensity",
+                placeholder="Drop a photograph of real weather",
             )  # fmt: skip
         with gr.Column(scale=50, min_width=320):
             compare = gr.ImageSlider(
