@@ -24,8 +24,8 @@ from gendeg.jobs import Models, Step
 from gendeg.request import MAX_SEED, read_request
 from gendeg.robustness import Picture, Robustness, measured
 from runtime.errors import UserError, sentence
-from runtime.jobs import CANCELLED, cancel, until
-from runtime.page import bar, failed, notes, save_pngs, show_upload
+from runtime.jobs import CANCELLED, until
+from runtime.page import QUICK, bar, failed, notes, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, files_folder, uploaded
 
 SKIP = gr.skip()
@@ -200,28 +200,14 @@ def robustness_section(models: Models, measuring: Measuring, restorers: gr.Check
             )  # fmt: skip
             csv = gr.DownloadButton("Download CSV", size="sm", interactive=False, elem_id="download-robustness")
 
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    photo.upload(show_upload, photo, photo, **quick)
+    photo.upload(show_upload, photo, photo, **QUICK)
 
     def measure_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
         yield from run_robustness(models, measuring, *values)
 
-    cancelled = gr.State()  # threading.Event of the session's job
-    buttons = [run_button, cancel_button]
-    begun = run_button.click(lambda: (threading.Event(), *_buttons(running=True)), None, [cancelled, *buttons], **quick)
-    job = begun.then(
-        measure_clicked, [cancelled, restorers, photo, degradation, seed], [status, *plots, gallery, csv],
-        concurrency_limit=1, concurrency_id="model", api_visibility="private", show_progress="minimal",
-        show_progress_on=status,
-    )  # fmt: skip
-    for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
-        ended(lambda: _buttons(running=False), None, buttons, **quick)
-    cancel_button.click(cancel, cancelled, None, **quick)
+    inputs, outputs = [restorers, photo, degradation, seed], [status, *plots, gallery, csv]
+    wire_jobs(cancel_button, status, (run_button, measure_clicked, inputs, outputs))
     _endpoint(models, measuring)
-
-
-def _buttons(running: bool) -> tuple[Any, Any]:
-    return gr.update(interactive=not running), gr.update(interactive=running)
 
 
 def _endpoint(models: Models, measuring: Measuring) -> None:

@@ -43,8 +43,8 @@ from gendeg.link import link, read_link, texts
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError
 from runtime.images import IN_TURN, open_image
-from runtime.jobs import CANCELLED, cancel, until
-from runtime.page import bar, failed, failure, notes, preview, save_pngs, show_upload
+from runtime.jobs import CANCELLED, until
+from runtime.page import QUICK, bar, failed, failure, notes, preview, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
 
@@ -396,7 +396,6 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         The button that sends a result to the Restore tab, enabled while there is one, and the components that hold the
         files of its degraded and its clean image.
     """
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     mu_range, sigma_range = slider_range(FIRST)
     mu_typical, sigma_typical = DEGRADATIONS[FIRST].typical
     captioner, names = available_captioner(), list(available_models())
@@ -429,7 +428,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                             (sigma_range, "Deviation σ of this one alone", "sigma"),
                         )
                     ]
-                    kind.input(change_also, kind, sliders, **quick)
+                    kind.input(change_also, kind, sliders, **QUICK)
                     also += [kind, *sliders]
                 mask = Photo(
                     label="Only here", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=140,
@@ -527,23 +526,22 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         elem_id="visit",
     )  # fmt: skip
 
-    drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **quick}
-    photo.upload(show_upload, photo, photo, **quick)
-    degradation.input(change_degradation, degradation, [mu, sigma, plot], **quick)
-    degradation.input(settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick)
+    drawn = {"fn": intensity_plot, "inputs": [degradation, mu, sigma], "outputs": plot, **QUICK}
+    photo.upload(show_upload, photo, photo, **QUICK)
+    degradation.input(change_degradation, degradation, [mu, sigma, plot], **QUICK)
+    degradation.input(settings_of_degradation, [model, degradation, preset], [steps, guidance], **QUICK)
     mu.change(**drawn)
     sigma.change(**drawn)
-    like.upload(run_like, like, [status, degradation, mu, sigma, plot, strength], **quick).then(
-        settings_of_degradation, [model, degradation, preset], [steps, guidance], **quick
+    like.upload(run_like, like, [status, degradation, mu, sigma, plot, strength], **QUICK).then(
+        settings_of_degradation, [model, degradation, preset], [steps, guidance], **QUICK
     )
-    strength.input(of_strength, [degradation, strength], [mu, sigma], **quick)
-    draw.click(draw_intensity, degradation, [mu, sigma], **quick)
+    strength.input(of_strength, [degradation, strength], [mu, sigma], **QUICK)
+    draw.click(draw_intensity, degradation, [mu, sigma], **QUICK)
     for changed, event in ((mu, "input"), (sigma, "input"), (draw, "click"), (plot, "click")):
-        getattr(changed, event)(lambda: None, None, strength, **quick)
-    degradation.input(lambda: "moderate", None, strength, **quick)
-    plot.click(chosen_on_plot, None, [mu, sigma], **quick)
+        getattr(changed, event)(lambda: None, None, strength, **QUICK)
+    degradation.input(lambda: "moderate", None, strength, **QUICK)
+    plot.click(chosen_on_plot, None, [mu, sigma], **QUICK)
 
-    buttons = [generate_button, sweep_button, cancel_button]
     settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset, mask, *also]
     slow = {
         "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
@@ -556,36 +554,16 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     def sweep_clicked(*values: Any) -> Iterator[tuple[Any, Any]]:
         yield from run_sweep(models, *values)
 
-    cancelled = gr.State()  # threading.Event of the session's job
     request = [model, photo, degradation, mu, sigma, seed, *settings]
-    for button, function, inputs, outputs in (
-        (
-            generate_button,
-            generate_clicked,
-            [cancelled, randomise, *request],
-            [
-                status,
-                seed,
-                compare,
-                map_image,
-                key,
-                parts,
-                correction_image,
-                table,
-                degraded_file,
-                clean_file,
-                send_button,
-            ],
-        ),
-        (sweep_button, sweep_clicked, [cancelled, *request], [status, figure]),
-    ):
-        begun = button.click(lambda: (threading.Event(), *_buttons(running=True)), None, [cancelled, *buttons], **quick)
-        job = begun.then(function, inputs, outputs, **slow)
-        for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
-            ended(lambda: _buttons(running=False), None, buttons, **quick)
-        if button is generate_button:
-            job.then(remember, [visit, degraded_file], [visit, gallery], **quick)
-    cancel_button.click(cancel, cancelled, None, **quick)
+    shown = [status, seed, compare, map_image, key, parts, correction_image, table]
+    shown += [degraded_file, clean_file, send_button]
+    generated, _ = wire_jobs(
+        cancel_button,
+        status,
+        (generate_button, generate_clicked, [randomise, *request], shown),
+        (sweep_button, sweep_clicked, request, [status, figure]),
+    )
+    generated.then(remember, [visit, degraded_file], [visit, gallery], **QUICK)
     degrade_endpoint(models)
 
     if captioner is not None:
@@ -608,20 +586,16 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     def model_chosen(chosen: str | None) -> None:
         prepare_model(models, chosen)
 
-    preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **quick)
+    preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **QUICK)
     own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
     addressed = [degradation, mu, sigma, plot, strength, seed, randomise, *also]
     opened = (  # one after the other: the settings are those of the degradation that the address names
-        demo.load(page_address, None, addressed, **quick)
-        .then(list_models, None, model, **quick)
-        .then(model_settings, [model, degradation], own_settings, **quick)
+        demo.load(page_address, None, addressed, **QUICK)
+        .then(list_models, None, model, **QUICK)
+        .then(model_settings, [model, degradation], own_settings, **QUICK)
     )
-    chosen = model.input(model_settings, [model, degradation], own_settings, **quick)
+    chosen = model.input(model_settings, [model, degradation], own_settings, **QUICK)
     if not zero_gpu():  # where the app's own process has a GPU to load it on
-        opened.success(page_opened, model, None, **quick)
-        chosen.success(model_chosen, model, None, **quick)
+        opened.success(page_opened, model, None, **QUICK)
+        chosen.success(model_chosen, model, None, **QUICK)
     return send_button, degraded_file, clean_file
-
-
-def _buttons(running: bool) -> tuple[Any, Any, Any]:
-    return tuple(gr.update(interactive=interactive) for interactive in (not running, not running, running))  # type: ignore[return-value]

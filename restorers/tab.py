@@ -22,8 +22,8 @@ from PIL import Image
 from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, read_request, restore_photo
 from restorers.registry import available
 from runtime.errors import UserError, sentence
-from runtime.jobs import CANCELLED, cancel, until
-from runtime.page import bar, failed, failure, notes, preview, show_upload
+from runtime.jobs import CANCELLED, until
+from runtime.page import QUICK, bar, failed, failure, notes, preview, show_upload, wire_jobs
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, files_folder, uploaded
 
@@ -305,54 +305,36 @@ def restore_tab(
                 )
             cards = gr.HTML("", js_on_load=COMPARE_ON_CLICK, elem_id="cards")
 
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     for changed in (photo.upload, photo.clear):  # another photograph, another truth
-        changed(lambda: None, None, clean, **quick)
+        changed(lambda: None, None, clean, **QUICK)
     for image in (photo, clean):
-        image.upload(show_upload, image, image, **quick)
-    examples.load_input_event.then(clean_of, photo, clean, **quick)
+        image.upload(show_upload, image, image, **QUICK)
+    examples.load_input_event.then(clean_of, photo, clean, **QUICK)
     if look:
 
         def look_at(photo: Any) -> Any:
             return show_seen(look, photo)
 
-        photo.change(look_at, photo, seen, **quick)
+        photo.change(look_at, photo, seen, **QUICK)
 
     images = gr.State()  # Images of the session's photograph
     for side in (left, right):
-        side.input(compare, [images, left, right], [comparison, download], **quick)
+        side.input(compare, [images, left, right], [comparison, download], **QUICK)
 
     def card_clicked(images: Images | None, left: int | None, event: gr.EventData) -> tuple[Any, ...]:
         index = event._data.get("index") if isinstance(event._data, dict) else None
         return index if images and _index(images, index) else SKIP, *compare(images, left, index)
 
-    cards.click(card_clicked, [images, left], [right, comparison, download], **quick)
+    cards.click(card_clicked, [images, left], [right, comparison, download], **QUICK)
 
     def restore_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
         yield from run_restore(restorers, *values)
 
-    cancelled = gr.State()  # threading.Event of the session's job
-    buttons = [restore_button, cancel_button]
-    begun = restore_button.click(
-        lambda: (threading.Event(), *_buttons(running=True)), None, [cancelled, *buttons], **quick
-    )
-    job = begun.then(
-        restore_clicked,
-        [cancelled, choice, photo, clean],
-        [status, images, left, right, comparison, download, cards],
-        concurrency_limit=1, concurrency_id="model", api_visibility="private", show_progress="minimal",
-        show_progress_on=status,
-    )  # fmt: skip
-    for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
-        ended(lambda: _buttons(running=False), None, buttons, **quick)
-    cancel_button.click(cancel, cancelled, None, **quick)
+    outputs = [status, images, left, right, comparison, download, cards]
+    wire_jobs(cancel_button, status, (restore_button, restore_clicked, [choice, photo, clean], outputs))
     _endpoint(restorers)
-    demo.load(list_restorers, None, [choice, notice], **quick)
+    demo.load(list_restorers, None, [choice, notice], **QUICK)
     return photo, clean, choice
-
-
-def _buttons(running: bool) -> tuple[Any, Any]:
-    return gr.update(interactive=not running), gr.update(interactive=running)
 
 
 def _endpoint(loaded: Restorers) -> None:

@@ -1,8 +1,9 @@
-"""What do all tabs show alike? Status lines, files to download, and uploads that browsers cannot show."""
+"""What do all tabs share? Buttons that start and end jobs, status lines, downloads, uploads no browser can show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,47 @@ from PIL.PngImagePlugin import PngInfo
 
 from runtime.errors import UserError, sentence
 from runtime.images import IN_TURN, open_image
+from runtime.jobs import cancel
 from runtime.uploads import files_folder, uploaded
 
+QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that do no work
 PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
 _NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
+
+
+def wire_jobs(
+    cancel_button: gr.Button,
+    status: gr.HTML,
+    *jobs: tuple[gr.Button, Callable[..., Iterator[Any]], Sequence[Any], Sequence[Any]],
+) -> list[Any]:
+    """Have buttons start jobs of a session, one at a time among all visitors, and another one end what runs.
+
+    Args:
+        status: the component that shows that a job waits.
+        jobs: (button, function, inputs, outputs) of each; before the inputs, the function gets the job's
+            threading.Event that says it is cancelled.
+
+    Returns:
+        Of each job the event to go on from.
+    """
+    cancelled = gr.State()  # threading.Event of the session's job
+    buttons = [*(button for button, *_ in jobs), cancel_button]
+
+    def running(yes: bool) -> list[Any]:
+        return [*(gr.update(interactive=not yes) for _ in jobs), gr.update(interactive=yes)]
+
+    done = []
+    for button, function, inputs, outputs in jobs:
+        begun = button.click(lambda: (threading.Event(), *running(True)), None, [cancelled, *buttons], **QUICK)
+        job = begun.then(
+            function, [cancelled, *inputs], outputs, concurrency_limit=1, concurrency_id="model",
+            api_visibility="private", show_progress="minimal", show_progress_on=status,
+        )  # fmt: skip
+        for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
+            ended(lambda: running(False), None, buttons, **QUICK)
+        done.append(job)
+    cancel_button.click(cancel, cancelled, None, **QUICK)
+    return done
 
 
 def bar(share: float) -> str:

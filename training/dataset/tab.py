@@ -23,9 +23,8 @@ from gendeg.request import MAX_SEED
 from gendeg.tab import list_models
 from runtime.errors import sentence
 from runtime.images import PHOTOGRAPHS
-from runtime.jobs import cancel
 from runtime.limits import limit
-from runtime.page import bar, failed
+from runtime.page import QUICK, bar, failed, wire_jobs
 from runtime.uploads import Files, all_uploaded, files_folder
 from training.dataset.jobs import DataSet, Progress, Skipped, make_data_set, read_request
 from training.dataset.pack import LAYOUTS
@@ -196,32 +195,13 @@ def data_set_tab(demo: gr.Blocks, models: Models) -> None:
                 label="Some of the pairs", interactive=False, visible=False, elem_id="sheet", buttons=["fullscreen"]
             )
 
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-
     def make_clicked(*values: Any) -> Iterator[tuple[Any, Any, Any]]:
         yield from run_data_set(models, *values)
 
-    cancelled = gr.State()  # threading.Event of the session's job
-    buttons = [make_button, cancel_button]
-    begun = make_button.click(
-        lambda: (threading.Event(), *_buttons(running=True)), None, [cancelled, *buttons], **quick
-    )
-    job = begun.then(
-        make_clicked,
-        [cancelled, files, degradations, per_image, layout, maps, seed, model],
-        [status, sheet, download],
-        concurrency_limit=1, concurrency_id="model", api_visibility="private", show_progress="minimal",
-        show_progress_on=status,
-    )  # fmt: skip
-    for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
-        ended(lambda: _buttons(running=False), None, buttons, **quick)
-    cancel_button.click(cancel, cancelled, None, **quick)
-    demo.load(list_models, None, model, **quick)
+    inputs = [files, degradations, per_image, layout, maps, seed, model]
+    wire_jobs(cancel_button, status, (make_button, make_clicked, inputs, [status, sheet, download]))
+    demo.load(list_models, None, model, **QUICK)
     _endpoint(models)
-
-
-def _buttons(running: bool) -> tuple[Any, Any]:
-    return gr.update(interactive=not running), gr.update(interactive=running)
 
 
 def _endpoint(models: Models) -> None:
