@@ -14,7 +14,7 @@ demo: $(VENV)/runtime
 
 test: $(VENV)/development
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/development
 	$(BIN)/ruff check .
