@@ -83,6 +83,8 @@ def main() -> None:
     )
     parser.add_argument("--all-scenes", action="store_true", help="published: also what training learns from")
     parser.add_argument("--luma", action="store_true", help="published: also PSNR and SSIM of the luma (Y of YCbCr)")
+    frechet = "published: also the Frechet distance to the clean images, on the bundled estimator's features"
+    parser.add_argument("--frechet", action="store_true", help=frechet)
     parser.add_argument("--limit", type=int, help="use only so many photographs, or scenes or pairs of each data set")
     parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
     parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
@@ -150,7 +152,7 @@ def _of_published(args: argparse.Namespace, faults: list[str]) -> dict[str, Tabl
     restorers, lpips = _restorers(args.restorers), load_lpips()
     if not lpips:
         print("LPIPS: not available. It needs torchmetrics and torchvision, and the weights that they download.")
-    return evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
+    return evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips, args.frechet)
 
 
 def _of_robustness(args: argparse.Namespace, _: list[str]) -> dict[str, Table]:

@@ -52,11 +52,22 @@ def simulate(clean: torch.Tensor, degradation: str, mu: float, sigma: float, gen
 
 
 def simulate_batch(
-    clean: torch.Tensor, degradation: str, mu: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator
+    clean: torch.Tensor,
+    degradation: str,
+    mu: torch.Tensor,
+    sigma: torch.Tensor,
+    generator: torch.Generator,
+    simulator: str | None = None,
 ) -> list[Simulated]:
-    """Degrade images [N, 3, H, W] of one size to about the wanted intensities [N]; else as `simulate`."""
+    """Degrade images [N, 3, H, W] of one size to about the wanted intensities [N]; else as `simulate`.
+
+    Args:
+        simulator: the only one that may, by its name in SIMULATORS; None: any of the degradation's.
+    """
     kind = get_degradation(degradation)
     simulators = SIMULATORS[kind.name]
+    if simulator:
+        simulators = {simulator: simulators[simulator]}
     wanted = torch.stack([mu, sigma]).to(clean)
     best: list[Simulated | None] = [None] * len(clean)
     miss = torch.full((len(clean),), torch.inf, device=clean.device)
