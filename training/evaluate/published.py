@@ -43,7 +43,7 @@ def evaluate_published(
         limit: at most so many pairs of each data set, evenly spread.
         with_luma: adds PSNR and SSIM of the luma.
         lpips: see `load_lpips`.
-        with_frechet: adds the Frechet distance of all restored images to all clean ones, see `training.evaluate.frechet`.
+        with_frechet: adds the Frechet distance of the restored images to the clean ones (`training.evaluate.frechet`).
 
     Returns:
         A table per data set. Rows: the degraded images as they are, every restorer. Columns: number of pairs, and means
