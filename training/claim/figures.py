@@ -9,11 +9,13 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.pipeline import GenDegPipeline
 from training.claim.tables import MEASURES
 from training.claim.tsne import tsne
+from training.evaluate.sheets import tile
 
 matplotlib.use("agg")
 _COLOURS = dict(zip(DEGRADATIONS, matplotlib.colormaps["tab10"].colors, strict=False))
@@ -66,25 +68,22 @@ def embedding(features: Mapping[str, Mapping[str, Sequence[torch.Tensor]]], file
     figure.savefig(file, dpi=120)
 
 
-def rising(pipeline: GenDegPipeline, photo: np.ndarray, file: Path, count: int = 5) -> None:
+def rising(pipeline: GenDegPipeline, photo: np.ndarray, count: int = 5) -> Image.Image:
     """Two rows a degradation: mu rises at its typical sigma, then sigma at its typical mu; one seed throughout.
 
     Args:
-        photo: uint8 [H, W, 3].
+        photo: uint8 [256, 256, 3].
     """
-    figure = Figure(figsize=(2 * count + 1, 24), layout="constrained")
-    grid = figure.subplots(2 * len(DEGRADATIONS), count)
-    for number, (name, degradation) in enumerate(DEGRADATIONS.items()):
-        typical = np.full((2, count), np.array(degradation.typical)[:, None])
-        for row, low_high in enumerate((degradation.mu_range, degradation.sigma_range)):
-            asked = typical.copy()
-            asked[row] = np.linspace(*low_high, count)
+    rows = []
+    for name, degradation in DEGRADATIONS.items():
+        for number, low_high in enumerate((degradation.mu_range, degradation.sigma_range)):
+            asked = np.full((2, count), np.array(degradation.typical)[:, None])
+            asked[number] = np.linspace(*low_high, count)
             generators = [torch.Generator().manual_seed(3) for _ in range(count)]
-            output = pipeline([photo] * count, name, mu=asked[0], sigma=asked[1], generator=generators,
-                              output_size="working")  # fmt: skip
-            for column, axes in enumerate(grid[2 * number + row]):
-                axes.imshow(output.images[column])
-                axes.set(xticks=[], yticks=[])
-                axes.set_title(f"μ {output.mu[column]:.3f}  σ {output.sigma[column]:.3f}", fontsize=8)
-            grid[2 * number + row, 0].set_ylabel(f"{degradation.label}\n{'μσ'[row]} rises", fontsize=9)
-    figure.savefig(file, dpi=80)
+            settings = {"generator": generators, "output_size": "working"}
+            output = pipeline([photo] * count, name, mu=asked[0], sigma=asked[1], **settings)
+            reached = [
+                f"{degradation.label}: mu {m:.3f}  sigma {s:.3f}" for m, s in zip(output.mu, output.sigma, strict=True)
+            ]
+            rows.append([*zip(output.images, reached, strict=True)])
+    return tile(rows)

@@ -18,14 +18,16 @@ from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from runtime.errors import UserError
 from runtime.files import write_whole
-from runtime.images import open_image
+from runtime.images import open_image, write_image
 from training.claim import figures
 from training.claim.tables import MEASURES, Quality, gains, markdown, means, of_means, of_sets, verdict
 from training.claim.trainings import BOTH, EXISTING, GENERATED, SIMULATED, Training, trainings
 from training.command_line import command_line, read_recipe
 from training.evaluate.frechet import features, frechet
+from training.evaluate.inputs import SIZE
 from training.evaluate.published import spread
 from training.pair_folders import PairFolders
+from training.photos import centre_square
 
 PAPER = Path(__file__).with_name("paper.md")
 _MOST = 40  # images of a kind and degradation, on the map and in the distances
@@ -83,8 +85,9 @@ def report(recipe: Mapping[str, Any], output: Path) -> str:
         seen["simulated"] = _degraded(output, ["simulated/pairs"])
         text += ["## Generated or simulated, and how near to the tests", _in_place(number, compared, seen)]
     text += ["## Where degradations lie", "![t-SNE of degraded images](map.png)"]
-    photo = np.asarray(open_image(PairFolders([output / "data" / "in"]).files[0][0]))
-    figures.rising(load_pipeline(str(output / "structure" / "pipeline")), photo, folder / "rising.png")
+    photo = centre_square(PairFolders([output / "data" / "in"]).files[0][0], SIZE)
+    pipeline = load_pipeline(str(output / "structure" / "pipeline"))
+    write_image(figures.rising(pipeline, photo), folder / "rising.png")
     text += ["## Intensity under control", "![Rows of rising mu and of rising sigma](rising.png)"]
     return "\n\n".join([*text, PAPER.read_text(encoding="utf-8")])
 

@@ -85,8 +85,8 @@ def prepare(recipe: Mapping[str, Any], photos: Sequence[Path], pairs: Sequence[P
     to_simulate, to_generate = others[: wanted["existing"]], others[wanted["existing"] :][: wanted["generated"]]
     if not to_generate:
         raise UserError(
-            f"The recipe tests on {wanted['test']} photographs, makes existing pairs of {wanted['existing']} others and "
-            f"has the generator degrade still others; there are {len(files)}. Name more with --photos."
+            f"The recipe tests on {wanted['test']} photographs, makes existing pairs of {wanted['existing']} others "
+            f"and has the generator degrade still others; there are {len(files)}. Name more with --photos."
         )
     for degradation, source in _sources(recipe["existing"]):
         name = f"existing/{degradation}-{source}"

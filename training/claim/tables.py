@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
+from gendeg.degradations import DEGRADATIONS
+
 Measures = Mapping[str, float | None]
 Quality = Mapping[str, Measures]  # of each set, "in/haze-sots-indoor": what `training.evaluate published` measures
 # More is better of the first two.
@@ -53,6 +55,7 @@ def of_sets(runs: Mapping[str, Sequence[Quality]], place: str) -> str:
         runs: row -> what each of its seeds reached.
     """
     sets = [name for name in next(iter(runs.values()))[0] if name.startswith(f"{place}/")]
+    sets.sort(key=lambda name: list(DEGRADATIONS).index(degradation_of(name)))
     header = ["", *(name.split("/")[1].replace("-", ": ", 1).replace("_", " ") for name in sets)]
     return markdown(header, [[row, *(cell([q[name] for q in seeds]) for name in sets)] for row, seeds in runs.items()])
 

@@ -77,14 +77,15 @@ def derived_recipe(
         "shares": recipe.get("shares", {}) | absent,
     }
     if training:
-        recipe |= {"seed": training.seed, "generated_shares": generated, "stages": recipe["stages"][: claim["stages"]]}
+        recipe |= {"seed": training.seed, "generated_shares": generated}
         if training.count:
             recipe["generated_count"] = training.count
     if "pairs" in recipe:
         recipe["pairs"]["count"] = min(recipe["pairs"]["count"], claim["pairs"])
-    for number, stage in enumerate(recipe.get("stages", [])):
-        if "pairs" in stage:
+    if "stages" in recipe:
+        recipe["stages"] = recipe["stages"][: claim["stages"]]
+    for number, stage in enumerate(recipe.get("stages", [recipe])):
+        if isinstance(stage.get("pairs"), int):
             stage["pairs"] = min(stage["pairs"], claim["pairs"])
-        if steps:
-            stage["loop"]["steps"] = steps[number]
+        stage["loop"] |= claim["loop"] | ({"steps": steps[number]} if steps else {})
     return recipe
