@@ -71,7 +71,7 @@ def prepare(recipe: Mapping[str, Any], photos: Sequence[Path], pairs: Sequence[P
         `pairs` do not hold; "left_out", the number of images that show a scene of a test.
 
     Raises:
-        UserError: if a data set is missing whose pairs are to be existing ones, or photographs are too few.
+        UserError: if a data set lacks whose pairs are to be existing ones, or its pairs, or photographs are too few.
     """
     wanted = recipe["photographs"]
     files = Photos([*photos] or draw_scenes(output / "scenes", sum(wanted.values()), recipe["size"])).files
@@ -98,7 +98,11 @@ def prepare(recipe: Mapping[str, Any], photos: Sequence[Path], pairs: Sequence[P
         members = [files for files, scene in members if scene in scenes]
         shown = show_one_of([clean for clean, _ in members], seen)
         left_out += int(shown.sum())
-        sets[name] = Chosen(degradation, source, [pair for pair, taken in zip(members, ~shown, strict=True) if taken])
+        members = [pair for pair, taken in zip(members, ~shown, strict=True) if taken]
+        if not members:
+            label = degradation.replace("_", " ")
+            raise UserError(f"No pair of {label} is left to learn from in {source}: all its scenes are those of tests.")
+        sets[name] = Chosen(degradation, source, members)
     _write(sets, to_generate, recipe["size"], output)
     if overlap := seen_in_training(output):
         raise RuntimeError(f"Training would see scenes of tests: {overlap[0]}")
