@@ -59,6 +59,15 @@ def test_a_run_goes_on_and_what_is_done_is_left_alone(made, capsys):
     assert "report: done already." in capsys.readouterr().out
 
 
+def test_what_is_deleted_is_made_anew_and_the_report_with_it(made, tmp_path):
+    args, ran = _arguments(tmp_path / "results"), []
+    shutil.copytree(made[0].output, args.output)
+    shutil.rmtree(args.output / "nafnet-both-6-0")
+    assert claim(args, lambda arguments, log, keep: ran.append(arguments[2]) or 0) == 0
+    assert ran == ["training.restorer", "training.evaluate", "training.claim.report"]
+    assert not (args.output / "report" / "claim.md").exists(), "there is none of what was there before"
+
+
 def test_tables_and_figures_say_what_was_measured(made):
     output = made[0].output
     text = (output / "report" / "claim.md").read_text()
@@ -84,6 +93,9 @@ def test_no_scene_of_a_test_is_learned_from(made, tmp_path):
     copy = Image.open(test).resize((90, 80))
     copy.save(data / "photographs" / "copy.jpg", quality=60)
     assert seen_in_training(data) == [data / "photographs" / "copy.jpg"]
+    shutil.copyfile(test, next((data / "existing").rglob("clean/*")))
+    with pytest.raises(UserError, match="is of an earlier run with other photographs"):
+        prepare(SMOKE, [], [], data)
     generated = PairFolders([made[0].output / "generated" / "pairs"])
     degraded = {row["source_file"] for row in generated.rows}
     assert degraded <= {file.name for file in image_files(made[0].output / "data" / "photographs")}

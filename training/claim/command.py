@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -50,7 +51,9 @@ def claim(args: argparse.Namespace, run: Run) -> int:
     for stage in stages(args, records):
         if records.get(stage.name, {}).get("done") and stage.result.exists():
             print(f"{stage.name}: done already.")
-        elif code := run_stage(stage, records, data, run):
+            continue
+        shutil.rmtree(args.output / "report", ignore_errors=True)  # on what was there before
+        if code := run_stage(stage, records, data, run):
             print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
             return code
     print(f"Tables and figures: {args.output / 'report' / 'claim.md'}")

@@ -17,7 +17,6 @@ from training.claim.tables import MEASURES
 from training.claim.tsne import tsne
 from training.evaluate.sheets import tile
 
-matplotlib.use("agg")
 _COLOURS = dict(zip(DEGRADATIONS, matplotlib.colormaps["tab10"].colors, strict=False))
 _MARKS = ("o", "x", "^")
 

@@ -71,7 +71,8 @@ def prepare(recipe: Mapping[str, Any], photos: Sequence[Path], pairs: Sequence[P
         `pairs` do not hold; "left_out", the number of images that show a scene of a test.
 
     Raises:
-        UserError: if a data set lacks whose pairs are to be existing ones, or its pairs, or photographs are too few.
+        UserError: if a data set lacks whose pairs are to be existing ones, or its pairs, photographs are too few, or
+            `output` holds others.
     """
     wanted = recipe["photographs"]
     files = Photos([*photos] or draw_scenes(output / "scenes", sum(wanted.values()), recipe["size"])).files
@@ -105,7 +106,10 @@ def prepare(recipe: Mapping[str, Any], photos: Sequence[Path], pairs: Sequence[P
         sets[name] = Chosen(degradation, source, members)
     _write(sets, to_generate, recipe["size"], output)
     if overlap := seen_in_training(output):
-        raise RuntimeError(f"Training would see scenes of tests: {overlap[0]}")
+        raise UserError(
+            f"{overlap[0]} shows a scene of a test: {output} is of an earlier run with other photographs or pairs. "
+            f"Delete it, or choose another --output."
+        )
     counts = {name: len(chosen.clean) for name, chosen in sets.items()}
     facts = {"sets": counts, "photographs": len(to_generate), "missing": missing, "left_out": left_out}
     write_whole(output / "setting.json", (json.dumps(facts, indent=1) + "\n").encode())
