@@ -16,15 +16,16 @@ from gendeg.degradations import DEGRADATIONS
 from runtime.errors import UserError
 from runtime.images import image_files
 from tests.in_this_process import InThisProcess
-from training.claim.command import RECIPES, claim, stages
+from training.claim.command import _BEFORE, RECIPES, claim, stages
 from training.claim.setting import prepare, seen_in_training
 from training.claim.tables import gains, means, verdict
-from training.claim.trainings import trainings
+from training.claim.trainings import derived_recipe, trainings
 from training.claim.tsne import tsne
 from training.command_line import load_recipe
 from training.evaluate.__main__ import main
 from training.pair_folders import PairFolders, is_held_back
 from training.scenes import draw_scenes
+from training.simulators.matching import SIMULATORS
 
 SMOKE = load_recipe(RECIPES / "claim-smoke.yaml")
 ROWS = [f"{network}, {data}" for network in ("nafnet", "promptir") for data in ("existing", "generated", "both")]
@@ -212,6 +213,25 @@ def test_existing_pairs_that_are_not_there_are_named(tmp_path):
     recipe = load_recipe(RECIPES / "claim-compact.yaml")
     with pytest.raises(UserError, match="existing pairs of haze from the data set sots-indoor, which is in none of"):
         prepare(recipe | {"size": 48}, [draw_scenes(tmp_path / "photos", 2, 48)], [], tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["compact", "smoke"])
+def test_what_a_recipe_names_is_there(name):
+    recipe = load_recipe(RECIPES / f"claim-{name}.yaml")
+    published = {"sots-indoor", "rain200h-samples", "reds", "reds-small", "lol-our485"}
+    for kind in ("existing", "out_of_distribution"):
+        assert list(recipe[kind]) == list(DEGRADATIONS)
+        assert all({*sources} <= {*SIMULATORS[n]} | published for n, sources in recipe[kind].items())
+    for degradation in DEGRADATIONS:  # haze has one kind of simulator only
+        tests, others = recipe["out_of_distribution"][degradation], recipe["existing"][degradation]
+        assert degradation == "haze" or not {*tests} & {*others, recipe["simulated"][degradation]}
+        assert recipe["simulated"][degradation] in SIMULATORS[degradation]
+    planned = [*trainings(recipe, 6000)]
+    assert len({training.name for training in planned}) == len(planned)
+    assert {training.network for training in planned} | set(_BEFORE) == set(recipe["time_shares"])
+    assert any(training.data == "simulated" for training in planned), "its number is one of generated pairs, too"
+    for of, base in recipe["recipes"].items():
+        assert derived_recipe(recipe, load_recipe(RECIPES / f"{base}.yaml"), [*DEGRADATIONS])["workers"] >= 0, of
 
 
 def test_gains_are_means_over_degradations():

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from runtime.files import write_whole
 from runtime.images import open_image, write_image
+from training.loop import processes
 from training.photos import centre_square
 from training.simulators.matching import simulate
 
@@ -62,16 +63,17 @@ def simulate_pairs(
     """
     if (folder / "metadata.jsonl").exists():
         return
+    device = processes().device
     names = [(f"clean/{number:05}.png", f"degraded/{number:05}.png") for number in range(len(photos))]
     for side in ("clean", "degraded"):
         (folder / side).mkdir(parents=True, exist_ok=True)
     for number, photo in enumerate(tqdm(photos, desc=folder.name, unit="pair")):
         if not (folder / names[number][1]).exists():  # written last
             clean = centre_square(photo, size) if size else np.asarray(open_image(photo))
-            pixels = torch.from_numpy(clean.copy()).permute(2, 0, 1).float() / 255
-            generator = torch.Generator().manual_seed(seed + number)
+            pixels = torch.from_numpy(clean.copy()).permute(2, 0, 1).to(device).float() / 255
+            generator = torch.Generator(device).manual_seed(seed + number)
             degraded = simulate(pixels, row["degradation"], *asked[number], generator, simulator).degraded
-            degraded = (degraded * 255).round().byte().permute(1, 2, 0).numpy()
+            degraded = (degraded * 255).round().byte().permute(1, 2, 0).cpu().numpy()
             for name, image in zip(names[number], (clean, degraded), strict=True):
                 write_image(Image.fromarray(image), folder / name)
     _finish(folder, names, row)
