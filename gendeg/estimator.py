@@ -77,12 +77,16 @@ class DegradationEstimator(ModelMixin, ConfigMixin):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [B, 3, H, W] in [-1, 1] to (logits of KINDS [B, 7], mu and sigma of each degradation [B, 6, 2])."""
+        features = self.features(images)
+        return self.kind(features), softplus(self.intensity(features) - 2).unflatten(1, (-1, 2))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What both answers are read from: images [B, 3, H, W] in [-1, 1] to [B, 2 * sum(widths)]."""
         x, statistics = self.first(images), []
         for number, level in enumerate(self.levels):
             x = level(self.downs[number - 1](x) if number else x)
             statistics += [x.mean((2, 3)), (x.float().var((2, 3)) + 1e-5).sqrt().to(x.dtype)]
-        features = self.norm(torch.cat(statistics, dim=1))
-        return self.kind(features), softplus(self.intensity(features) - 2).unflatten(1, (-1, 2))
+        return self.norm(torch.cat(statistics, dim=1))
 
     @torch.inference_mode()
     def estimate(self, image: Image.Image) -> Estimate:

@@ -133,14 +133,24 @@ def read_recipe(
     args = parser.parse_args()
     if args.minutes is not None and not args.minutes > 0:
         raise UserError(f"--minutes {args.minutes}: a training needs more than none.")
-    if not args.recipe.is_file():
-        raise UserError(f"There is no recipe {args.recipe}.")
-    try:
-        recipe = yaml.safe_load(args.recipe.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{args.recipe} is not YAML: {error}") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"{args.recipe} is not a recipe; see training/recipes.")
+    recipe = load_recipe(args.recipe)
     Photos(args.photos)
     args.output = args.output or Path("runs") / args.recipe.stem
     return recipe, args
+
+
+def load_recipe(file: Path) -> dict[str, Any]:
+    """What a recipe says.
+
+    Raises:
+        UserError: if there is no such file, or what it holds is no recipe.
+    """
+    if not file.is_file():
+        raise UserError(f"There is no recipe {file}.")
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{file} is not a recipe; see training/recipes.")
+    return recipe

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from tqdm import tqdm
 
 from gendeg.mixture import parts_of
@@ -70,6 +71,11 @@ class PairFolders:
             chosen = [is_held_back(row) is (scenes == "held_back") for row in self.rows]
             self.files = [pair for pair, taken in zip(self.files, chosen, strict=True) if taken]
             self.rows = [row for row, taken in zip(self.rows, chosen, strict=True) if taken]
+
+    def keep(self, count: int) -> None:
+        """Leave `count` of the pairs, drawn at random; those of a smaller count are among those of a larger one."""
+        drawn = sorted(np.random.default_rng(0).permutation(len(self.files))[:count])
+        self.files, self.rows = [self.files[i] for i in drawn], [self.rows[i] for i in drawn]
 
 
 def holds_pairs(folder: Path) -> bool:

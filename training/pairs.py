@@ -137,7 +137,8 @@ def training_pairs(
     recipe: dict[str, Any], args: Namespace, size: int, defocused_share: float = 0.0, unnamed: bool = False
 ) -> TrainingPairs:
     """What a recipe and a training's command line mean by pairs: simulated ones, those of `--pairs` by the recipe's
-    `published_shares`, and those of `--generated` by its `generated_shares`.
+    `published_shares`, and those of `--generated` by its `generated_shares`; `published_count` and `generated_count`
+    say how many of them there are to be, where not all are.
 
     Left out are scenes held back for evaluation (`pair_folders.is_held_back`), and degradations with a share of 0.
     """
@@ -149,11 +150,13 @@ def training_pairs(
     of_kind = {kind: recipe.get(f"{kind}_shares") or {} for kind in ("published", "generated")}
     for shares in of_kind.values():
         check_shares(shares)
-    sources = [
-        (PairFolders(folders, scenes="training"), {n: share for n, share in of_kind[name].items() if n in asked})
-        for name, folders in (("published", args.pairs), ("generated", getattr(args, "generated", [])))
-        if folders
-    ]
+    sources = []
+    for kind, folders in (("published", args.pairs), ("generated", getattr(args, "generated", []))):
+        if folders:
+            found = PairFolders(folders, scenes="training")
+            if f"{kind}_count" in recipe:
+                found.keep(recipe[f"{kind}_count"])
+            sources.append((found, {n: share for n, share in of_kind[kind].items() if n in asked}))
     return TrainingPairs(Photos(args.photos, defocused_share), size, recipe["seed"], asked, sources, unnamed)
 
 

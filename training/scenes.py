@@ -6,8 +6,12 @@ several scales and saturated colours.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
+
+from runtime.images import write_image
 
 
 def draw_scene(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -42,6 +46,14 @@ def draw_scene(size: int, rng: np.random.Generator) -> np.ndarray:
             draw.ellipse((x, base - height, x + width, base - height / 3), fill=colour)
     image = np.asarray(canvas, dtype=np.float32) + _texture(size, rng)
     return image.clip(0, 255).astype(np.uint8)
+
+
+def draw_scenes(folder: Path, count: int, size: int = 256) -> Path:
+    """`folder`, made to hold so many scenes as image files; the same ones each time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        write_image(Image.fromarray(draw_scene(size, np.random.default_rng(number))), folder / f"{number}.png")
+    return folder
 
 
 def _building(

@@ -19,6 +19,7 @@ from restorers import load_restorer, save_restorer
 from restorers.nafnet import NAFNet
 from training.evaluate.__main__ import main
 from training.evaluate.control import evaluate_control
+from training.evaluate.frechet import features, frechet
 from training.evaluate.held_back import evaluate_held_back
 from training.evaluate.inputs import SIZE, evaluation_squares, generated, real_intensities, simulated
 from training.evaluate.mixtures import evaluate_mixtures
@@ -266,6 +267,24 @@ def test_published_pairs_are_measured_as_papers_do(
     assert [tables[name]["same"]["pairs"] for name in tables] == [10, 3] and "psnr_y" not in tables["lit"]["same"]
     code, tables = _published(monkeypatch, published, *folders, "--limit", 1, "--restorers", published / "same")
     assert [tables[name]["same"]["pairs"] for name in tables] == [1, 1]
+
+
+def test_frechet_distance_to_the_clean_images(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "--pairs", published / "lit", "--restorers", published / "same"
+    _, tables = _published(monkeypatch, published, *command, "--frechet")
+    assert 0 < tables["lit"]["as it is"]["frechet"] == pytest.approx(tables["lit"]["same"]["frechet"])
+    _, tables = _published(monkeypatch, published, *command)
+    assert "frechet" not in tables["lit"]["same"]
+
+
+def test_frechet_distance_is_that_of_the_normal_distributions() -> None:
+    one = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    assert frechet(one, one) == pytest.approx(0, abs=1e-9)
+    assert frechet(one, one + 3) == pytest.approx(4 * 9, rel=1e-5)
+    variances = one.double().var(0, correction=0).sum()
+    assert frechet(one, 2 * one - one.mean(0)) == pytest.approx(float(variances), rel=1e-5), "deviations twice as large"
+    assert features(torch.zeros(2, 3, 256, 300, dtype=torch.uint8)).shape[0] == 2 * 2 * 2, "tiles of 128 pixels"
+    assert features(torch.zeros(1, 3, 40, 50, dtype=torch.uint8)).shape[0] == 1
 
 
 def test_lpips_is_of_images_from_0_to_1(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,3 +170,17 @@ def test_scenes_are_either_learned_from_or_held_back(tmp_path):
 def test_pairs_that_name_no_scene_are_learned_from(folder):
     assert len(PairFolders([folder], scenes="training").files) == 3
     assert not PairFolders([folder], scenes="held_back").files
+
+
+def test_fewer_pairs_are_among_more(tmp_path):
+    for i in range(12):
+        for side in ("clean", "degraded"):
+            _write(tmp_path / side / f"{i}.png", i)
+    kept = []
+    for count in (3, 7, 20):
+        pairs = PairFolders([tmp_path])
+        pairs.keep(count)
+        assert len(pairs.files) == len(pairs.rows) == min(count, 12)
+        kept.append(set(pairs.files))
+    assert kept[0] < kept[1] < kept[2]
+    assert max(int(clean.stem) for clean, _ in kept[0]) > 3, "from all over the folder"

@@ -106,6 +106,13 @@ def test_published_pairs_are_mixed_in_by_shares(tmp_path):
         TrainingPairs(Photos(), 64, sources=[(published, {"low_light": 0.6})] * 2)
 
 
+def test_one_kind_of_simulator_alone():
+    clean = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for name in SIMULATORS["rain"]:
+        for seed in range(3):
+            assert simulate(clean, "rain", 0.1, 0.1, torch.Generator().manual_seed(seed), name).simulator == name
+
+
 def test_mixtures_serve_restorers_as_each_of_their_parts_and_generators_not(tmp_path):
     row = {"clean_file_name": "clean.png", "file_name": "degraded.png", "degradation": "Haze+low-light"}
     for name, value in (("clean", 200), ("degraded", 100)):

@@ -1,6 +1,5 @@
 """One command makes every checkpoint: it goes on where it was stopped, and what it makes can be loaded."""
 
-import importlib
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from gendeg import load_pipeline
 from gendeg.estimator import load_estimator
 from restorers import load_restorer
 from runtime.errors import UserError
+from tests.in_this_process import InThisProcess
 from training.pair_folders import PairFolders, is_held_back
 from training.photos import Photos
 from training.reproduce import __main__ as command
@@ -32,24 +32,6 @@ def _arguments(output: Path, **changes) -> Namespace:
     settings = {"photos": [], "pairs": [], "test": None, "minutes": None, "only": None, "recipes": "smoke", "terms": ""}
     settings["processes"] = 1
     return Namespace(output=output, **settings | changes)
-
-
-class InThisProcess:
-    """Runs commands as `run_process` does, without a process for each; `modules` are those it ran."""
-
-    def __init__(self):
-        self.modules = []
-
-    def __call__(self, arguments, log, keep):
-        module = arguments[2]
-        self.modules.append(module)
-        package = hasattr(importlib.import_module(module), "__path__")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", arguments[2:])
-            try:
-                return importlib.import_module(f"{module}.__main__" if package else module).main()
-            except SystemExit:
-                return 1
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@
 - `noise-space`: whether the denoiser of an adaptation (--adaptation, its output) predicts noise better the better the
   real photographs it sees are restored, on held-back --pairs.
 - `restorers-sheet`: photographs as they are (real ones, say), beside what every restorer makes of them.
+- `claim`: the paper's claim from scratch, by many trainings, with options of its own: claim --help.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from restorers.registry import Restorer, available, load_restorer
 from runtime.errors import UserError
 from runtime.files import write_whole
 from runtime.images import write_image
+from training.claim.command import command as claim
 from training.command_line import command_line, listing
 from training.evaluate.codec import evaluate_codec
 from training.evaluate.control import evaluate_control
@@ -62,8 +64,10 @@ from training.photos import Photos
 
 
 @command_line
-def main() -> None:
+def main() -> int | None:
     """Measure or draw what the command line asks for; print the table, write the file."""
+    if sys.argv[1:2] == ["claim"]:  # has options of its own
+        return claim(sys.argv[2:])
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate",
         description=__doc__,
@@ -83,6 +87,8 @@ def main() -> None:
     )
     parser.add_argument("--all-scenes", action="store_true", help="published: also what training learns from")
     parser.add_argument("--luma", action="store_true", help="published: also PSNR and SSIM of the luma (Y of YCbCr)")
+    frechet = "published: also the Frechet distance to the clean images, on the bundled estimator's features"
+    parser.add_argument("--frechet", action="store_true", help=frechet)
     parser.add_argument("--limit", type=int, help="use only so many photographs, or scenes or pairs of each data set")
     parser.add_argument("--choose", type=int, nargs="+", help="sheets: which photograph for each row")
     parser.add_argument("--output", type=Path, help="where to write the figures (JSON) or the sheet (PNG)")
@@ -97,7 +103,7 @@ def main() -> None:
         parser.error("--adaptation names what noise-space is measured of.")
     if args.what in SHEETS:
         write_image(SHEETS[args.what](args), args.output or "sheet.png")
-        return
+        return None
     faults: list[str] = []
     if args.what in TABLES:
         result = TABLES[args.what](args)
@@ -109,6 +115,7 @@ def main() -> None:
     _write(args.output, result)
     if faults:
         raise UserError(f"Not all could be measured:{listing(faults)}")
+    return None
 
 
 # -------------------------------------------------------------------------------------------- what can be asked for
@@ -150,7 +157,8 @@ def _of_published(args: argparse.Namespace, faults: list[str]) -> dict[str, Tabl
     restorers, lpips = _restorers(args.restorers), load_lpips()
     if not lpips:
         print("LPIPS: not available. It needs torchmetrics and torchvision, and the weights that they download.")
-    return evaluate_published(restorers, args.pairs, faults, args.all_scenes, args.limit, args.luma, lpips)
+    settings = args.all_scenes, args.limit, args.luma, lpips, args.frechet
+    return evaluate_published(restorers, args.pairs, faults, *settings)
 
 
 def _of_robustness(args: argparse.Namespace, _: list[str]) -> dict[str, Table]:

@@ -16,6 +16,7 @@ from restorers.registry import Restorer
 from runtime.errors import UserError, sentence
 from runtime.images import open_image
 from runtime.memory import is_out_of_memory
+from training.evaluate.frechet import features, frechet
 from training.pair_folders import PairFolders, is_held_back
 
 SMALLEST = 32  # pixels of the shorter side: SSIM needs 11, LPIPS 31
@@ -30,6 +31,7 @@ def evaluate_published(
     limit: int | None = None,
     with_luma: bool = False,
     lpips: Distance | None = None,
+    with_frechet: bool = False,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Restore the degraded images at their own size, as users do, and compare with the clean ones.
 
@@ -41,10 +43,11 @@ def evaluate_published(
         limit: at most so many pairs of each data set, evenly spread.
         with_luma: adds PSNR and SSIM of the luma.
         lpips: see `load_lpips`.
+        with_frechet: adds the Frechet distance of the restored images to the clean ones (`training.evaluate.frechet`).
 
     Returns:
         A table per data set. Rows: the degraded images as they are, every restorer. Columns: number of pairs, and means
-        of PSNR (dB) and SSIM of RGB, of `psnr_y` and `ssim_y`, of `lpips`.
+        of PSNR (dB) and SSIM of RGB, of `psnr_y` and `ssim_y`, of `lpips`; `frechet`.
 
     Raises:
         UserError: see `PairFolders`.
@@ -61,7 +64,7 @@ def evaluate_published(
     for dataset, files in chosen.items():
         if not files:
             faults.append(f"{dataset}: training leaves none of its scenes out; --all-scenes measures all.")
-        elif table := _table(restorers, _spread(files, limit), dataset, faults, measure):
+        elif table := _table(restorers, spread(files, limit), dataset, faults, measure, with_frechet):
             tables[dataset] = table
     return tables
 
@@ -96,29 +99,39 @@ def _table(
     dataset: str,
     faults: list[str],
     measure: Callable[[torch.Tensor, torch.Tensor], dict[str, float]],
+    with_frechet: bool,
 ) -> dict[str, dict[str, float]]:
     """Empty if none of the pairs can be read."""
     rows: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"as it is": lambda image: image}
     rows |= {restorer.name: restorer for restorer in restorers}
     measured: dict[str, list[dict[str, float]]] = {row: [] for row in rows}
+    seen: dict[str, list[torch.Tensor]] = {row: [] for row in (*rows, "clean")}  # features of the images
     for clean_file, degraded_file in tqdm(files, desc=dataset, unit="pair"):
         try:
             clean, degraded = _pixels(clean_file), _pixels(degraded_file)
         except UserError as error:
             faults.append(f"{dataset}: {error}")
             continue
+        if with_frechet:
+            seen["clean"].append(features(clean))
         for row in [*measured]:
             try:
-                measured[row].append(measure(rows[row](degraded), clean))
+                image = rows[row](degraded)
+                measured[row].append(measure(image, clean))
+                if with_frechet:
+                    seen[row].append(features(image))
             except Exception as error:
                 why = "There is too little memory for it." if is_out_of_memory(error) else sentence(error)
                 faults.append(f"{dataset}: {row} fails with {degraded_file.name}: {why}")
                 del measured[row]
-    return {
+    table = {
         row: {"pairs": len(values)} | {column: fmean(value[column] for value in values) for column in values[0]}
         for row, values in measured.items()
         if values
     }
+    for row in table if with_frechet else ():
+        table[row]["frechet"] = frechet(torch.cat(seen[row]), torch.cat(seen["clean"]))
+    return table
 
 
 def _measures(image: torch.Tensor, clean: torch.Tensor, with_luma: bool, lpips: Distance | None) -> dict[str, float]:
@@ -131,7 +144,7 @@ def _measures(image: torch.Tensor, clean: torch.Tensor, with_luma: bool, lpips: 
     return {name: float(value) for name, value in values.items()}
 
 
-def _spread(files: Sequence[tuple[Path, Path]], limit: int | None) -> Sequence[tuple[Path, Path]]:
+def spread(files: Sequence[tuple[Path, Path]], limit: int | None) -> Sequence[tuple[Path, Path]]:
     """So many of them, evenly spread: neighbours are often of one scene."""
     count = len(files) if limit is None else min(limit, len(files))
     return [files[i * len(files) // count] for i in range(count)]

@@ -16,18 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from runtime.errors import UserError
-from runtime.images import write_image
 from training.command_line import command_line
 from training.pair_folders import PairFolders, is_held_back
 from training.photos import Photos
 from training.reproduce.card import COMPACT, write_cards
 from training.reproduce.pack import pack
 from training.reproduce.run import RECORDS, Run, Stage, run_process, run_stage
-from training.scenes import draw_scene
+from training.scenes import draw_scenes
 
 RESTORERS = ("nafnet", "promptir", "swin")
 # What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
@@ -116,7 +112,7 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
         UserError: if a stage lacks what one before it makes.
     """
     args.output.mkdir(parents=True, exist_ok=True)
-    args.photos = args.photos or [_drawn_scenes(args.output / "scenes")]
+    args.photos = args.photos or [draw_scenes(args.output / "scenes", SCENES)]
     file = args.output / RECORDS
     records: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
     data = [f"{folder.name} ({len(Photos(folder).files):,} photographs)" for folder in args.photos]
@@ -151,15 +147,6 @@ def put_together(output: Path, records: dict[str, Any]) -> None:
         if records.get(name, {}).get("done") and result.exists():
             shutil.rmtree(output / "checkpoints" / place, ignore_errors=True)
             shutil.copytree(result, output / "checkpoints" / place)
-
-
-def _drawn_scenes(folder: Path) -> Path:
-    """A folder of procedural scenes."""
-    folder.mkdir(exist_ok=True)
-    for number in range(SCENES):
-        scene = Image.fromarray(draw_scene(256, np.random.default_rng(number)))
-        write_image(scene, folder / f"{number}.png")
-    return folder
 
 
 @command_line

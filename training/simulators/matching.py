@@ -39,7 +39,14 @@ class Simulated:
     phrase: str
 
 
-def simulate(clean: torch.Tensor, degradation: str, mu: float, sigma: float, generator: torch.Generator) -> Simulated:
+def simulate(
+    clean: torch.Tensor,
+    degradation: str,
+    mu: float,
+    sigma: float,
+    generator: torch.Generator,
+    simulator: str | None = None,
+) -> Simulated:
     """Degrade one image to about the wanted intensity.
 
     Args:
@@ -47,16 +54,25 @@ def simulate(clean: torch.Tensor, degradation: str, mu: float, sigma: float, gen
         degradation: one of the six.
         mu, sigma: wanted; what the photograph does not permit is approached as far as it goes.
         generator: decides all that is random; lies on the image's device.
+        simulator: the only one that may, by its name in SIMULATORS; None: any of the degradation's.
     """
-    return simulate_batch(clean[None], degradation, torch.tensor([mu]), torch.tensor([sigma]), generator)[0]
+    wanted = torch.tensor([mu]), torch.tensor([sigma])
+    return simulate_batch(clean[None], degradation, *wanted, generator, simulator)[0]
 
 
 def simulate_batch(
-    clean: torch.Tensor, degradation: str, mu: torch.Tensor, sigma: torch.Tensor, generator: torch.Generator
+    clean: torch.Tensor,
+    degradation: str,
+    mu: torch.Tensor,
+    sigma: torch.Tensor,
+    generator: torch.Generator,
+    simulator: str | None = None,
 ) -> list[Simulated]:
     """Degrade images [N, 3, H, W] of one size to about the wanted intensities [N]; else as `simulate`."""
     kind = get_degradation(degradation)
     simulators = SIMULATORS[kind.name]
+    if simulator:
+        simulators = {simulator: simulators[simulator]}
     wanted = torch.stack([mu, sigma]).to(clean)
     best: list[Simulated | None] = [None] * len(clean)
     miss = torch.full((len(clean),), torch.inf, device=clean.device)
