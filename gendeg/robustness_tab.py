@@ -182,6 +182,10 @@ def robustness_section(models: Models, measuring: Measuring, restorers: gr.Check
                 run_button = gr.Button("Measure", variant="primary", scale=2, min_width=80, elem_id="measure")
                 cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="measure-cancel")
         with gr.Column(scale=82, min_width=320):
+            status = gr.HTML(
+                "Tick restorers above and choose a clean photograph, then Measure.", elem_id="robustness-status",
+                elem_classes="status",
+            )  # fmt: skip
             with gr.Row():
                 plots = [
                     gr.LinePlot(
@@ -193,10 +197,6 @@ def robustness_section(models: Models, measuring: Measuring, restorers: gr.Check
             gallery = gr.Gallery(
                 label="Degraded, at the working size", columns=4, interactive=False, visible=False, format="png",
                 elem_id="robustness-pictures", buttons=["fullscreen"],
-            )  # fmt: skip
-            status = gr.HTML(
-                "Tick restorers above and choose a clean photograph, then Measure.", elem_id="robustness-status",
-                elem_classes="status",
             )  # fmt: skip
             csv = gr.DownloadButton("Download CSV", size="sm", interactive=False, elem_id="download-robustness")
 

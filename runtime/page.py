@@ -19,6 +19,9 @@ from runtime.uploads import files_folder, uploaded
 
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that do no work
 PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
+_SHOW = """() => {{
+  if (innerWidth < 930) document.getElementById("{}").scrollIntoView({{block: "center", behavior: "smooth"}});
+}}"""  # where columns stand below each other, what a click brings would be out of sight
 _NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
 
 
@@ -30,7 +33,7 @@ def wire_jobs(
     """Have buttons start jobs of a session, one at a time among all visitors, and another one end what runs.
 
     Args:
-        status: the component that shows that a job waits.
+        status: the component that shows that a job waits; between the button and what comes of it.
         jobs: (button, function, inputs, outputs) of each; before the inputs, the function gets the job's
             threading.Event that says it is cancelled.
 
@@ -45,6 +48,7 @@ def wire_jobs(
 
     done = []
     for button, function, inputs, outputs in jobs:
+        button.click(None, js=_SHOW.format(status.elem_id), **QUICK)
         begun = button.click(lambda: (threading.Event(), *running(True)), None, [cancelled, *buttons], **QUICK)
         job = begun.then(
             function, [cancelled, *inputs], outputs, concurrency_limit=1, concurrency_id="model",
