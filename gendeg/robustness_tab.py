@@ -168,7 +168,7 @@ def robustness_section(models: Models, measuring: Measuring, restorers: gr.Check
     Args:
         restorers: the component that holds the names of the chosen ones.
     """
-    with gr.Accordion("Robustness: how do they give way as μ rises?", open=False, elem_id="robustness"), gr.Row():
+    with gr.Accordion("Robustness as μ rises", open=False, elem_id="robustness"), gr.Row():
         with gr.Column(scale=30, min_width=280):
             photo = Photo(
                 label="Clean photograph", sources=["upload", "clipboard"], type="filepath", height=230,

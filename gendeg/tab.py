@@ -40,6 +40,7 @@ from gendeg.figures import (
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.link import link, read_link, texts
+from gendeg.only_here import mask_section
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError
 from runtime.images import IN_TURN, open_image
@@ -464,8 +465,8 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 )  # fmt: skip
             with gr.Accordion("More: mixtures, mask, seed, model", open=False, elem_id="advanced"):
                 with gr.Row(elem_id="seeds"):
-                    seed = gr.Number(0, label="Seed", precision=0, scale=3, min_width=120, elem_id="seed")
-                    randomise = gr.Checkbox(True, label="Randomise", scale=2, min_width=100, elem_id="randomise")
+                    seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
+                    randomise = gr.Checkbox(True, label="Randomise", scale=0, min_width=145, elem_id="randomise")
                 model = gr.Dropdown(
                     names, value=names[0], label="Model", info="Bundled, or in the folder models/.",
                     filterable=False, elem_id="model",
@@ -485,10 +486,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     ]
                     kind.input(change_also, kind, sliders, **QUICK)
                     also += [kind, *sliders]
-                mask = Photo(
-                    label="Only here", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=140,
-                    elem_id="mask", buttons=[], placeholder="Drop a mask, white inside",
-                )  # fmt: skip
+                mask = mask_section(photo)
                 preset = gr.Radio(
                     PRESET_CHOICES, value=OWN, label="Preset", info="How to sample; sets the three below.",
                     visible=False, elem_id="preset",

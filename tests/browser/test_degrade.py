@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage
 import torch
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import app
@@ -54,6 +56,30 @@ def test_degrade(page: Page, screenshot: Callable[..., None]) -> None:
         page.click("#download-degraded")
     assert download.value.suggested_filename.startswith("coffee-snow-")
     screenshot(page, "degrade")
+
+
+def test_only_where_it_is_painted(page: Page) -> None:
+    upload(page)
+    page.click("#advanced button")
+    canvas = page.locator("#paint canvas")
+    expect(page.locator("#mask img")).to_have_count(0)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 5)
+    page.mouse.up()
+    page.locator("#mask img").wait_for()
+    page.click("#generate")
+    expect(page.locator("#numbers")).to_contain_text("In the mask")
+    with page.expect_download() as download:
+        page.click("#download-degraded")
+    degraded = np.asarray(Image.open(download.value.path())).astype(int)
+    changed = np.abs(degraded - np.asarray(Image.open(PHOTO))).mean((1, 2))
+    assert changed[:10].min() > 1 and not changed[200:].any()
+    page.locator("#mask").get_by_label("Remove Image").click()
+    expect(page.locator("#mask img")).to_have_count(0)
+    assert canvas.evaluate("canvas => canvas.dataset.begun") is None, "what was painted is gone"
 
 
 def test_sweep(page: Page) -> None:
