@@ -25,7 +25,7 @@ from gendeg.request import MAX_SEED, read_request
 from gendeg.robustness import Picture, Robustness, measured
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, bar, failed, notes, save_pngs, show_upload, wire_jobs
+from runtime.page import QUICK, Names, bar, failed, notes, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, files_folder, uploaded
 
 SKIP = gr.skip()
@@ -230,7 +230,7 @@ def _endpoint(models: Models, measuring: Measuring) -> None:
     with gr.Group(visible=False):
         inputs = [
             Photo(label="Photograph", type="filepath"),
-            gr.Dropdown(label="Restorers", value=None, multiselect=True, allow_custom_value=True),
+            Names(label="Restorers"),
             gr.Dropdown(CHOICES, value=FIRST, label="Degradation", allow_custom_value=True),
             gr.Number(label=f"Seed, 0 to {MAX_SEED}", value=0),
         ]

@@ -23,7 +23,7 @@ from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, re
 from restorers.registry import available
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, bar, failed, failure, notes, preview, show_upload, wire_jobs
+from runtime.page import QUICK, Names, bar, failed, failure, notes, preview, show_upload, wire_jobs
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, files_folder, uploaded
 
@@ -347,7 +347,7 @@ def _endpoint(loaded: Restorers) -> None:
     with gr.Group(visible=False):
         inputs = [
             Photo(label="Degraded photograph", type="filepath"),
-            gr.Dropdown(label="Restorers", value=None, multiselect=True, allow_custom_value=True),
+            Names(label="Restorers"),
             Photo(label="Clean image", type="filepath", value=None),
         ]
         outputs = [gr.File(label="Restored", file_count="multiple"), gr.JSON(label="Seconds, PSNR and SSIM")]

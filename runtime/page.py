@@ -25,6 +25,18 @@ _SHOW = """() => {{
 _NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
 
 
+class Names(gr.Dropdown):
+    """Of an endpoint: several words, among which are some that are not known yet when the page is built."""
+
+    is_template = True
+
+    def __init__(self, label: str):
+        super().__init__(label=label, value=None, multiselect=True, allow_custom_value=True)
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "string"}}
+
+
 def wire_jobs(
     cancel_button: gr.Button,
     status: gr.HTML,

@@ -13,9 +13,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
-from gradio.data_classes import ImageData, ListFiles
+from gradio.data_classes import FileData, ImageData
 from gradio.utils import get_upload_folder
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -27,6 +28,7 @@ from runtime.limits import limit, max_bytes
 KEPT = 3600.0  # seconds that uploads and results are kept
 _FORM_BYTES = 1_000_000  # of a form around its file
 _VALUES_BYTES = 1_000_000  # of a request that is no upload
+_SERVED = "/gradio_api/file="  # between the address of the app and a file's path
 _BLOCK = 4096  # bytes that a file takes at least
 _SWEPT = ("tmp", "gendeg-", "restored-")
 _NOT_UPLOADED = "This photograph is not among the uploaded files. Upload it once more."  # says nothing of what is there
@@ -61,7 +63,9 @@ class Files(gr.File):
         return payload
 
     def api_info(self) -> dict[str, Any]:
-        return ListFiles.model_json_schema()
+        file = FileData.model_json_schema()
+        (file["properties"]["meta"],) = file.pop("$defs").values()  # tools for assistants lose what is referred to
+        return {"type": "array", "items": file}
 
 
 def uploaded(file: Any) -> str | None:
@@ -76,6 +80,8 @@ def uploaded(file: Any) -> str | None:
     if file is None:
         return None
     path = file.get("path") if isinstance(file, dict) else None
+    if isinstance(path, str) and path.startswith(("http://", "https://")):  # as assistants name an upload
+        path = unquote(path.partition(_SERVED)[2])
     try:
         resolved = Path(path).resolve(strict=True)
         inside = resolved.is_relative_to(Path(get_upload_folder()).resolve())
@@ -95,7 +101,9 @@ def all_uploaded(files: Any) -> list[Path]:
     Raises:
         UserError: as of `uploaded`.
     """
-    return [Path(path) for file in (files if isinstance(files, list) else [files]) if (path := uploaded(file))]
+    files = files if isinstance(files, list) else [files]
+    named = ({"path": file} if isinstance(file, str) else file for file in files)  # as assistants name uploads
+    return [Path(path) for file in named if (path := uploaded(file))]
 
 
 def check_files(value: Any) -> None:
@@ -105,8 +113,8 @@ def check_files(value: Any) -> None:
         UserError: if one of them names anything but an uploaded file, an address in the network for example.
     """
     if isinstance(value, dict):
-        if "path" in value:
-            uploaded(value)
+        if "path" in value and (path := uploaded(value)) and _SERVED in value["path"]:
+            value["path"] = path  # Gradio would fetch it
         value = list(value.values())
     if isinstance(value, list):
         for inner in value:
