@@ -124,9 +124,10 @@ def check_files(value: Any) -> None:
 class UploadGate:
     """ASGI middleware: how much requests may bring, and leave on the disk.
 
-    One request brings a file of at most GENDEG_MAX_MEGABYTES, or values of at most a megabyte. None is taken while the
-    files of all visitors, with what is arriving, have reached GENDEG_MAX_CACHE_GIGABYTES. And no deep links: Gradio
-    would write a session's state to the disk at each request for one, and never delete it.
+    One request brings files, together as much as a data set may hold, or values of at most a megabyte; of each file
+    Gradio sees to GENDEG_MAX_MEGABYTES. Nothing is taken once the files of all visitors, with what is arriving, have
+    reached GENDEG_MAX_CACHE_GIGABYTES. And no deep links: Gradio would write a session's state to the disk at each
+    request for one, and never delete it.
     """
 
     def __init__(self, app: ASGIApp):
@@ -138,35 +139,36 @@ class UploadGate:
             return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
         if not path or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        most = max_bytes() + _FORM_BYTES if path.endswith("/upload") else _VALUES_BYTES
-        stored = await run_in_threadpool(_stored_bytes)
-        if stored + self.arriving >= limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9:
-            answer = {"detail": "There is no room for more uploads and results now. Try again in an hour."}
-            return await JSONResponse(answer, 507)(scope, receive, send)
+        files = max(max_bytes(), limit("GENDEG_MAX_UNPACKED_MEGABYTES") * 10**6)
+        most = files + _FORM_BYTES if path.endswith("/upload") else _VALUES_BYTES
+        room = limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9 - await run_in_threadpool(_stored_bytes)
         arrived = 0
+
+        def check(size: int) -> None:
+            if size > most:
+                raise _Refused(413, f"This is larger than {most // 10**6} megabytes, which is the limit here.")
+            if self.arriving >= room:
+                raise _Refused(507, "There is no room for more uploads and results now. Try again in an hour.")
 
         async def counted() -> Message:
             nonlocal arrived
             message = await receive()
             size = len(message.get("body", b""))
             arrived, self.arriving = arrived + size, self.arriving + size
-            if arrived > most:
-                raise _TooLarge
+            check(arrived)
             return message
 
         try:
-            if int(dict(scope["headers"]).get(b"content-length", b"0")) > most:
-                raise _TooLarge
+            check(int(dict(scope["headers"]).get(b"content-length", b"0")))
             await self.app(scope, counted, send)
-        except _TooLarge:
-            answer = {"detail": f"This is larger than {most // 10**6} megabytes, which is the limit here."}
-            await JSONResponse(answer, 413)(scope, receive, send)
+        except _Refused as refused:
+            await JSONResponse({"detail": refused.args[1]}, refused.args[0])(scope, receive, send)
         finally:
             self.arriving -= arrived
 
 
-class _TooLarge(Exception):
-    """Ends the reading of a request."""
+class _Refused(Exception):
+    """(status, sentence): ends the reading of a request."""
 
 
 def files_folder(prefix: str) -> Path:

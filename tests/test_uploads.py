@@ -189,9 +189,20 @@ def test_requests_are_limited_in_what_they_bring(app_url: str) -> None:
 
     refused = httpx.post(f"{app_url}gradio_api/queue/join", content=parts())
     assert refused.status_code in (400, 413)
-    many = [("files", (f"{number}.png", b"\0" * 20_000_000)) for number in range(4)]
-    assert httpx.post(f"{app_url}gradio_api/upload", files=many, timeout=60).status_code == 413
     assert httpx.get(app_url).status_code == 200
+
+
+def test_several_photographs_may_come_together(app_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(count: int) -> int:
+        files = [("files", (f"{number}.png", b"\0" * 900_000)) for number in range(count)]
+        return httpx.post(f"{app_url}gradio_api/upload", files=files, timeout=60).status_code
+
+    monkeypatch.setenv("GENDEG_MAX_MEGABYTES", "1")
+    monkeypatch.setenv("GENDEG_MAX_UNPACKED_MEGABYTES", "3")
+    assert [send(3), send(5)] == [200, 413]
+    monkeypatch.setattr(uploads, "_stored_bytes", lambda: 8 * 10**9 - 3_000_000)
+    monkeypatch.setenv("GENDEG_MAX_UNPACKED_MEGABYTES", "100")
+    assert [send(2), send(5)] == [200, 507], "looked at while they come, not only before"
 
 
 def test_no_function_leaves_files_where_there_is_no_room(app_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
