@@ -20,7 +20,7 @@ from typing import Any
 
 from gendeg.checkpoints import available_models
 from gendeg.degradations import DEGRADATIONS, get_degradation
-from gendeg.jobs import MOST_SECONDS, Models, model_source
+from gendeg.jobs import Models, model_source
 from gendeg.memory import set_tiling
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import MAX_SEED, whole
@@ -28,7 +28,7 @@ from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, Report, run_job, until
 from runtime.limits import limit
 from runtime.memory import is_out_of_memory, release_memory
-from runtime.zero_gpu import zero_gpu
+from runtime.zero_gpu import MOST_SECONDS, zero_gpu
 from training.dataset.card import SHEET
 from training.dataset.engines import make_locally
 from training.dataset.pack import LAYOUTS, ROOT, pack
