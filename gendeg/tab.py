@@ -143,7 +143,7 @@ def list_models() -> Any:
 
 
 def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
-    """What follows a model that was chosen: notice, and the settings under Advanced as it has them itself.
+    """What follows a model that was chosen: notice, and the settings under More as it has them itself.
 
     Returns:
         (notice of a model that is not there, preset, steps, guidance scale, image guidance scale, resolution,
