@@ -41,8 +41,8 @@ from runtime.zero_gpu import zero_gpu
 from training.dataset.tab import data_set_tab
 
 ABOUT = """# GenDeg
-Puts haze, rain, snow, motion blur, raindrops or low light on a clean photograph, with the intensity (μ, σ) you ask for,
-restores degraded photographs, and makes data sets of pairs.
+Puts haze, rain, snow, motion blur, raindrops or low light on clean photographs, as strong as you ask for; restores
+degraded ones; makes data sets of pairs.
 """
 SESSIONS = 500  # of visitors and API calls, half a megabyte each; then the one that was idle longest is forgotten
 SYSTEM_FONTS = ("system-ui", "sans-serif")

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from runtime.errors import UserError
 from runtime.images import open_image
 from runtime.jobs import Report, run_job
 from runtime.memory import is_out_of_memory, release_memory
-from runtime.zero_gpu import on_gpu
+from runtime.zero_gpu import MOST_SECONDS, on_gpu, seconds_for
 
 SWEEP_COLUMNS = 5
-MOST_SECONDS = 120  # of ZeroGPU's calls
+_TFLOP = {False: 0.04, True: 0.81}  # of one evaluation, 512 x 512; True: the paper's network
+_EVALUATIONS = 3  # of a guided step
 _PREVIEWS = 6  # at most, of one image: decoding takes time too
 
 
@@ -171,18 +171,19 @@ def describe(captioner: Captioner, photo: str | None) -> str:
 
 
 def _seconds(work: Work, request: Any, model: str | None) -> int:
-    """How long a job may take with ZeroGPU: what its steps and pixels need, by half a second a step of 512 x 512."""
+    """How long a job may take with ZeroGPU."""
     if not isinstance(request, Request):
         return MOST_SECONDS  # other work than a picture or a sweep ends when it must
     images = {_sweep: 2 * SWEEP_COLUMNS, _rise: POINTS - 1}.get(work, 1)
     try:
         settings = read_settings(model_source(model))
     except UserError:
-        return 15  # the job itself says what is wrong with the model
+        return seconds_for(0, 0, 0)  # the job itself says what is wrong with the model
     parts = [request.degradation] if work is _sweep else [part.degradation for part in request.parts]
     steps = sum(request.steps or own_value(settings.num_inference_steps, name) for name in parts)
-    side = request.resolution or settings.resolution
-    return min(15 + ceil(0.5 * steps * images * (side / 512) ** 2), MOST_SECONDS)
+    calls, (short, long) = steps * images * _EVALUATIONS, sorted(request.photo.size)
+    squares = ((request.resolution or settings.resolution) / 512) ** 2 * long / short
+    return seconds_for(calls * squares * _TFLOP[bool(settings.presets)], calls, len(parts) * short * long / 1e6)
 
 
 def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Result:

@@ -25,7 +25,7 @@ from gendeg.request import MAX_SEED, read_request
 from gendeg.robustness import Picture, Robustness, measured
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, bar, failed, notes, save_pngs, show_upload, wire_jobs
+from runtime.page import QUICK, Names, bar, failed, notes, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, files_folder, uploaded
 
 SKIP = gr.skip()
@@ -168,7 +168,7 @@ def robustness_section(models: Models, measuring: Measuring, restorers: gr.Check
     Args:
         restorers: the component that holds the names of the chosen ones.
     """
-    with gr.Accordion("Robustness: how do they give way as μ rises?", open=False, elem_id="robustness"), gr.Row():
+    with gr.Accordion("Robustness as μ rises", open=False, elem_id="robustness"), gr.Row():
         with gr.Column(scale=30, min_width=280):
             photo = Photo(
                 label="Clean photograph", sources=["upload", "clipboard"], type="filepath", height=230,
@@ -182,6 +182,10 @@ def robustness_section(models: Models, measuring: Measuring, restorers: gr.Check
                 run_button = gr.Button("Measure", variant="primary", scale=2, min_width=80, elem_id="measure")
                 cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="measure-cancel")
         with gr.Column(scale=82, min_width=320):
+            status = gr.HTML(
+                "Tick restorers above and choose a clean photograph, then Measure.", elem_id="robustness-status",
+                elem_classes="status",
+            )  # fmt: skip
             with gr.Row():
                 plots = [
                     gr.LinePlot(
@@ -193,10 +197,6 @@ def robustness_section(models: Models, measuring: Measuring, restorers: gr.Check
             gallery = gr.Gallery(
                 label="Degraded, at the working size", columns=4, interactive=False, visible=False, format="png",
                 elem_id="robustness-pictures", buttons=["fullscreen"],
-            )  # fmt: skip
-            status = gr.HTML(
-                "Tick restorers above and choose a clean photograph, then Measure.", elem_id="robustness-status",
-                elem_classes="status",
             )  # fmt: skip
             csv = gr.DownloadButton("Download CSV", size="sm", interactive=False, elem_id="download-robustness")
 
@@ -230,7 +230,7 @@ def _endpoint(models: Models, measuring: Measuring) -> None:
     with gr.Group(visible=False):
         inputs = [
             Photo(label="Photograph", type="filepath"),
-            gr.Dropdown(label="Restorers", value=None, multiselect=True, allow_custom_value=True),
+            Names(label="Restorers"),
             gr.Dropdown(CHOICES, value=FIRST, label="Degradation", allow_custom_value=True),
             gr.Number(label=f"Seed, 0 to {MAX_SEED}", value=0),
         ]

@@ -40,6 +40,7 @@ from gendeg.figures import (
 from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.link import link, read_link, texts
+from gendeg.only_here import mask_section
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError
 from runtime.images import IN_TURN, open_image
@@ -54,7 +55,7 @@ EXAMPLES = [
 ]
 GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
-CORRECTED = "Changed by structure correction, x 8"
+CORRECTED = "Structure correction, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
 VISIT, VISIT_SIDE = 12, 512  # pictures of a visit that are kept, and the pixels of their long side
 NONE = "none"  # no further degradation
@@ -142,7 +143,7 @@ def list_models() -> Any:
 
 
 def model_settings(model: str | None, degradation: str) -> tuple[Any, ...]:
-    """What follows a model that was chosen: notice, and the settings under Advanced as it has them itself.
+    """What follows a model that was chosen: notice, and the settings under More as it has them itself.
 
     Returns:
         (notice of a model that is not there, preset, steps, guidance scale, image guidance scale, resolution,
@@ -407,14 +408,69 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                 elem_id="photo", buttons=[],
             )  # fmt: skip
             gr.Examples([[str(path)] for path in EXAMPLES], photo, label="Examples", elem_id="examples", preload=False)
-            with gr.Row(elem_id="seeds"):
-                seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
-                randomise = gr.Checkbox(True, label="Randomise", min_width=120, elem_id="randomise")
-            model = gr.Dropdown(
-                names, value=names[0], label="Model", info="Bundled, or in the folder models/.",
-                filterable=False, elem_id="model",
+        with gr.Column(scale=32, min_width=280):
+            degradation = gr.Dropdown(
+                CHOICES, value=FIRST, label="Degradation", filterable=False, elem_id="degradation"
+            )
+            with gr.Group(elem_id="intensity"):
+                strength = gr.Radio(
+                    [(name.capitalize(), name) for name in PRIOR.strengths(FIRST)], value="moderate",
+                    label="Intensity, as real photographs have it", elem_id="strength",
+                )  # fmt: skip
+                plot = gr.HTML(
+                    intensity_plot(FIRST, mu_typical, sigma_typical), js_on_load=CHOOSE_ON_CLICK, elem_id="plot"
+                )
+                mu = gr.Slider(*mu_range, mu_typical, step=0.001, label="Mean μ", elem_id="mu")
+                sigma = gr.Slider(*sigma_range, sigma_typical, step=0.001, label="Deviation σ", elem_id="sigma")
+                draw = gr.Button("Draw from real data", size="sm", elem_id="draw")
+            with gr.Row(elem_id="actions"):
+                generate_button = gr.Button("Generate", variant="primary", scale=2, min_width=80, elem_id="generate")
+                cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="cancel")
+        with gr.Column(scale=50, min_width=320):
+            status = gr.HTML("Choose a photograph, then Generate.", elem_id="status", elem_classes="status")
+            compare = gr.ImageSlider(
+                label="Clean | degraded", type="pil", format="png", interactive=False, max_height=430, elem_id="result",
+                buttons=["fullscreen"],
             )  # fmt: skip
-            with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            with gr.Row(elem_id="outcome"):
+                with gr.Column(min_width=220):
+                    table = gr.HTML(numbers(), elem_id="numbers")
+                    degraded_file = gr.DownloadButton(
+                        "Download degraded", size="sm", interactive=False, elem_id="download-degraded"
+                    )
+                    clean_file = gr.DownloadButton(
+                        "Download clean", size="sm", interactive=False, elem_id="download-clean"
+                    )
+                    send_button = gr.Button("Send to Restore", size="sm", interactive=False, elem_id="send")
+                    sweep_button = gr.Button("Sweep μ and σ", size="sm", elem_id="sweep")
+                with gr.Column(min_width=220):
+                    map_image = gr.Image(
+                        label="Degradation map", format="png", height=180, interactive=False,
+                        elem_id="degradation-map", buttons=[],
+                    )  # fmt: skip
+                    key = gr.HTML("", elem_id="map-key")
+                    parts = gr.Gallery(
+                        label="Degradation map of each", format="png", columns=2, height=180, object_fit="contain",
+                        interactive=False, visible=False, elem_id="part-maps", buttons=[],
+                    )  # fmt: skip
+                    correction_image = gr.Image(
+                        label=CORRECTED, format="png", height=180, interactive=False, visible=False,
+                        elem_id="correction-map", buttons=[],
+                    )  # fmt: skip
+        with gr.Column(scale=30, min_width=280, elem_id="rest"):
+            with gr.Accordion("Like a real photograph", open=False, visible=ESTIMATOR.is_dir(), elem_id="like-fold"):
+                like = Photo(
+                    label="Photograph of real weather", sources=["upload", "clipboard"], type="filepath",
+                    image_mode=None, height=140, elem_id="like", buttons=[], placeholder="What it shows will be set",
+                )  # fmt: skip
+            with gr.Accordion("More: mixtures, mask, seed, model", open=False, elem_id="advanced"):
+                with gr.Row(elem_id="seeds"):
+                    seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
+                    randomise = gr.Checkbox(True, label="Randomise", scale=0, min_width=145, elem_id="randomise")
+                model = gr.Dropdown(
+                    names, value=names[0], label="Model", info="Bundled, or in the folder models/.",
+                    filterable=False, elem_id="model",
+                )  # fmt: skip
                 also = []
                 for number, label in ((2, "Also add"), (3, "And also")):
                     kind = gr.Dropdown(
@@ -430,10 +486,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     ]
                     kind.input(change_also, kind, sliders, **QUICK)
                     also += [kind, *sliders]
-                mask = Photo(
-                    label="Only here", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=140,
-                    elem_id="mask", buttons=[], placeholder="Drop a mask, white inside",
-                )  # fmt: skip
+                mask = mask_section(photo)
                 preset = gr.Radio(
                     PRESET_CHOICES, value=OWN, label="Preset", info="How to sample; sets the three below.",
                     visible=False, elem_id="preset",
@@ -461,60 +514,6 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     [(name.capitalize(), name) for name in STRUCTURE_CORRECTION], value="auto",
                     label="Structure correction", info=CORRECTION, elem_id="structure-correction",
                 )  # fmt: skip
-        with gr.Column(scale=32, min_width=280):
-            degradation = gr.Dropdown(
-                CHOICES, value=FIRST, label="Degradation", filterable=False, elem_id="degradation"
-            )
-            with gr.Group(elem_id="intensity"):
-                strength = gr.Radio(
-                    [(name.capitalize(), name) for name in PRIOR.strengths(FIRST)], value="moderate",
-                    label="Intensity, as real photographs have it", elem_id="strength",
-                )  # fmt: skip
-                plot = gr.HTML(
-                    intensity_plot(FIRST, mu_typical, sigma_typical), js_on_load=CHOOSE_ON_CLICK, elem_id="plot"
-                )
-                mu = gr.Slider(*mu_range, mu_typical, step=0.001, label="Mean μ", elem_id="mu")
-                sigma = gr.Slider(*sigma_range, sigma_typical, step=0.001, label="Deviation σ", elem_id="sigma")
-                draw = gr.Button("Draw from real data", size="sm", elem_id="draw")
-            with gr.Row(elem_id="actions"):
-                generate_button = gr.Button("Generate", variant="primary", scale=2, min_width=80, elem_id="generate")
-                cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="cancel")
-            sweep_button = gr.Button("Sweep μ and σ", size="sm", elem_id="sweep")
-            like = Photo(
-                label="Like that one", sources=["upload", "clipboard"], type="filepath", image_mode=None,
-                height=110, elem_id="like", buttons=[], visible=ESTIMATOR.is_dir(),
-                placeholder="Drop a photograph of real weather",
-            )  # fmt: skip
-        with gr.Column(scale=50, min_width=320):
-            compare = gr.ImageSlider(
-                label="Clean | degraded", type="pil", format="png", interactive=False, max_height=430, elem_id="result",
-                buttons=["fullscreen"],
-            )  # fmt: skip
-            status = gr.HTML("Choose a photograph, then Generate.", elem_id="status", elem_classes="status")
-            with gr.Row(elem_id="outcome"):
-                with gr.Column(min_width=150):
-                    table = gr.HTML(numbers(), elem_id="numbers")
-                    degraded_file = gr.DownloadButton(
-                        "Download degraded", size="sm", interactive=False, elem_id="download-degraded"
-                    )
-                    clean_file = gr.DownloadButton(
-                        "Download clean", size="sm", interactive=False, elem_id="download-clean"
-                    )
-                    send_button = gr.Button("Send to Restore", size="sm", interactive=False, elem_id="send")
-                with gr.Column(min_width=150):
-                    map_image = gr.Image(
-                        label="Degradation map", format="png", height=180, interactive=False,
-                        elem_id="degradation-map", buttons=[],
-                    )  # fmt: skip
-                    key = gr.HTML("", elem_id="map-key")
-                    parts = gr.Gallery(
-                        label="Degradation map of each", format="png", columns=2, height=180, object_fit="contain",
-                        interactive=False, visible=False, elem_id="part-maps", buttons=[],
-                    )  # fmt: skip
-                    correction_image = gr.Image(
-                        label=CORRECTED, format="png", height=180, interactive=False, visible=False,
-                        elem_id="correction-map", buttons=[],
-                    )  # fmt: skip
     figure = gr.Image(
         show_label=False, format="png", interactive=False, visible=False, elem_id="sweep-figure",
         buttons=["download", "fullscreen"],

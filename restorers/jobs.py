@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +17,9 @@ from runtime.errors import UserError, sentence
 from runtime.images import open_image
 from runtime.jobs import Abandoned, Report, run_job
 from runtime.memory import is_out_of_memory, release_memory
-from runtime.zero_gpu import on_gpu
+from runtime.zero_gpu import on_gpu, seconds_for
+
+_TFLOP = {True: 0.1, False: 5}  # a megapixel; True: a bundled restorer
 
 
 @dataclass(frozen=True)
@@ -191,8 +194,11 @@ def measuring(restorers: Restorers, names: Any) -> Callable[[Sequence[tuple[Imag
 def _seconds(work: Any, request: Request | Pairs) -> int:
     """How long a job may take with ZeroGPU."""
     photos = [request.photo] if isinstance(request, Request) else [degraded for degraded, _ in request.pairs]
-    pixels = sum(photo.width * photo.height for photo in photos)
-    return min(15 + len(request.names) * (2 + pixels // 2_000_000), 120)
+    megapixels = sum(photo.width * photo.height for photo in photos) / 1e6
+    bundled = available()  # of the networks of others nothing is known
+    operations = sum(_TFLOP[bool(bundled.get(name))] * megapixels for name in request.names)
+    calls = len(request.names) * (len(photos) + ceil(megapixels))  # of tiles
+    return seconds_for(operations, calls, megapixels * len(request.names))
 
 
 def _restore(restorers: Restorers, request: Request, report: Report) -> None:

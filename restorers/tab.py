@@ -23,7 +23,7 @@ from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, re
 from restorers.registry import available
 from runtime.errors import UserError, sentence
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, bar, failed, failure, notes, preview, show_upload, wire_jobs
+from runtime.page import QUICK, Names, bar, failed, failure, notes, preview, show_upload, wire_jobs
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, files_folder, uploaded
 
@@ -289,6 +289,7 @@ def restore_tab(
                 restore_button = gr.Button("Restore", variant="primary", scale=2, min_width=80, elem_id="restore")
                 cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="restore-cancel")
         with gr.Column(scale=82, min_width=320, elem_id="results"):
+            status = gr.HTML("Choose a photograph, then Restore.", elem_id="restore-status", elem_classes="status")
             with gr.Row():
                 left = gr.Dropdown(label="Left", filterable=False, min_width=120, elem_id="left")
                 right = gr.Dropdown(label="Right", filterable=False, min_width=120, elem_id="right")
@@ -296,13 +297,7 @@ def restore_tab(
                 label="Degraded | restored", type="filepath", interactive=False, max_height=340,
                 elem_id="comparison", buttons=["fullscreen"],
             )  # fmt: skip
-            with gr.Row(elem_id="below"):
-                status = gr.HTML(
-                    "Choose a photograph, then Restore.", elem_id="restore-status", elem_classes="status", min_width=160
-                )
-                download = gr.DownloadButton(
-                    "Download", size="sm", scale=0, min_width=160, interactive=False, elem_id="download-restored"
-                )
+            download = gr.DownloadButton("Download", size="sm", interactive=False, elem_id="download-restored")
             cards = gr.HTML("", js_on_load=COMPARE_ON_CLICK, elem_id="cards")
 
     for changed in (photo.upload, photo.clear):  # another photograph, another truth
@@ -352,7 +347,7 @@ def _endpoint(loaded: Restorers) -> None:
     with gr.Group(visible=False):
         inputs = [
             Photo(label="Degraded photograph", type="filepath"),
-            gr.Dropdown(label="Restorers", value=None, multiselect=True, allow_custom_value=True),
+            Names(label="Restorers"),
             Photo(label="Clean image", type="filepath", value=None),
         ]
         outputs = [gr.File(label="Restored", file_count="multiple"), gr.JSON(label="Seconds, PSNR and SSIM")]

@@ -9,7 +9,7 @@
 | GENDEG_MAX_SECONDS | a job, once it is its turn | 600 |
 | GENDEG_MAX_PHOTOGRAPHS | photographs that a data set is made of | 100 |
 | GENDEG_MAX_PAIRS | pairs of a data set | 600 |
-| GENDEG_MAX_UNPACKED_MEGABYTES | the photographs in uploaded ZIPs, unpacked | 500 |
+| GENDEG_MAX_UNPACKED_MEGABYTES | the photographs in uploaded ZIPs, unpacked; files that are uploaded together | 500 |
 | GENDEG_MAX_WAITING | jobs that wait; one more is refused | 32 |
 | GENDEG_MAX_CACHE_GIGABYTES | all uploads and results together, which are deleted after an hour | 8 |
 """

@@ -19,7 +19,22 @@ from runtime.uploads import files_folder, uploaded
 
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that do no work
 PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
+_SHOW = """() => {{
+  if (innerWidth < 930) document.getElementById("{}").scrollIntoView({{block: "center", behavior: "smooth"}});
+}}"""  # where columns stand below each other, what a click brings would be out of sight
 _NOT_SHOWN = (".tif", ".tiff", ".heic", ".heif")
+
+
+class Names(gr.Dropdown):
+    """Of an endpoint: several words, among which are some that are not known yet when the page is built."""
+
+    is_template = True
+
+    def __init__(self, label: str):
+        super().__init__(label=label, value=None, multiselect=True, allow_custom_value=True)
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "string"}}
 
 
 def wire_jobs(
@@ -30,7 +45,7 @@ def wire_jobs(
     """Have buttons start jobs of a session, one at a time among all visitors, and another one end what runs.
 
     Args:
-        status: the component that shows that a job waits.
+        status: the component that shows that a job waits; between the button and what comes of it.
         jobs: (button, function, inputs, outputs) of each; before the inputs, the function gets the job's
             threading.Event that says it is cancelled.
 
@@ -45,6 +60,7 @@ def wire_jobs(
 
     done = []
     for button, function, inputs, outputs in jobs:
+        button.click(None, js=_SHOW.format(status.elem_id), **QUICK)
         begun = button.click(lambda: (threading.Event(), *running(True)), None, [cancelled, *buttons], **QUICK)
         job = begun.then(
             function, [cancelled, *inputs], outputs, concurrency_limit=1, concurrency_id="model",

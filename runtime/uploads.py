@@ -13,9 +13,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
-from gradio.data_classes import ImageData, ListFiles
+from gradio.data_classes import FileData, ImageData
 from gradio.utils import get_upload_folder
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -27,6 +28,7 @@ from runtime.limits import limit, max_bytes
 KEPT = 3600.0  # seconds that uploads and results are kept
 _FORM_BYTES = 1_000_000  # of a form around its file
 _VALUES_BYTES = 1_000_000  # of a request that is no upload
+_SERVED = "/gradio_api/file="  # between the address of the app and a file's path
 _BLOCK = 4096  # bytes that a file takes at least
 _SWEPT = ("tmp", "gendeg-", "restored-")
 _NOT_UPLOADED = "This photograph is not among the uploaded files. Upload it once more."  # says nothing of what is there
@@ -61,7 +63,9 @@ class Files(gr.File):
         return payload
 
     def api_info(self) -> dict[str, Any]:
-        return ListFiles.model_json_schema()
+        file = FileData.model_json_schema()
+        (file["properties"]["meta"],) = file.pop("$defs").values()  # tools for assistants lose what is referred to
+        return {"type": "array", "items": file}
 
 
 def uploaded(file: Any) -> str | None:
@@ -76,6 +80,8 @@ def uploaded(file: Any) -> str | None:
     if file is None:
         return None
     path = file.get("path") if isinstance(file, dict) else None
+    if isinstance(path, str) and path.startswith(("http://", "https://")):  # as assistants name an upload
+        path = unquote(path.partition(_SERVED)[2])
     try:
         resolved = Path(path).resolve(strict=True)
         inside = resolved.is_relative_to(Path(get_upload_folder()).resolve())
@@ -95,7 +101,9 @@ def all_uploaded(files: Any) -> list[Path]:
     Raises:
         UserError: as of `uploaded`.
     """
-    return [Path(path) for file in (files if isinstance(files, list) else [files]) if (path := uploaded(file))]
+    files = files if isinstance(files, list) else [files]
+    named = ({"path": file} if isinstance(file, str) else file for file in files)  # as assistants name uploads
+    return [Path(path) for file in named if (path := uploaded(file))]
 
 
 def check_files(value: Any) -> None:
@@ -105,8 +113,8 @@ def check_files(value: Any) -> None:
         UserError: if one of them names anything but an uploaded file, an address in the network for example.
     """
     if isinstance(value, dict):
-        if "path" in value:
-            uploaded(value)
+        if "path" in value and (path := uploaded(value)) and _SERVED in value["path"]:
+            value["path"] = path  # Gradio would fetch it
         value = list(value.values())
     if isinstance(value, list):
         for inner in value:
@@ -116,9 +124,10 @@ def check_files(value: Any) -> None:
 class UploadGate:
     """ASGI middleware: how much requests may bring, and leave on the disk.
 
-    One request brings a file of at most GENDEG_MAX_MEGABYTES, or values of at most a megabyte. None is taken while the
-    files of all visitors, with what is arriving, have reached GENDEG_MAX_CACHE_GIGABYTES. And no deep links: Gradio
-    would write a session's state to the disk at each request for one, and never delete it.
+    One request brings files, together as much as a data set may hold, or values of at most a megabyte; of each file
+    Gradio sees to GENDEG_MAX_MEGABYTES. Nothing is taken once the files of all visitors, with what is arriving, have
+    reached GENDEG_MAX_CACHE_GIGABYTES. And no deep links: Gradio would write a session's state to the disk at each
+    request for one, and never delete it.
     """
 
     def __init__(self, app: ASGIApp):
@@ -130,35 +139,36 @@ class UploadGate:
             return await PlainTextResponse("There are no deep links here.", 404)(scope, receive, send)
         if not path or scope["method"] != "POST":
             return await self.app(scope, receive, send)
-        most = max_bytes() + _FORM_BYTES if path.endswith("/upload") else _VALUES_BYTES
-        stored = await run_in_threadpool(_stored_bytes)
-        if stored + self.arriving >= limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9:
-            answer = {"detail": "There is no room for more uploads and results now. Try again in an hour."}
-            return await JSONResponse(answer, 507)(scope, receive, send)
+        files = max(max_bytes(), limit("GENDEG_MAX_UNPACKED_MEGABYTES") * 10**6)
+        most = files + _FORM_BYTES if path.endswith("/upload") else _VALUES_BYTES
+        room = limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9 - await run_in_threadpool(_stored_bytes)
         arrived = 0
+
+        def check(size: int) -> None:
+            if size > most:
+                raise _Refused(413, f"This is larger than {most // 10**6} megabytes, which is the limit here.")
+            if self.arriving >= room:
+                raise _Refused(507, "There is no room for more uploads and results now. Try again in an hour.")
 
         async def counted() -> Message:
             nonlocal arrived
             message = await receive()
             size = len(message.get("body", b""))
             arrived, self.arriving = arrived + size, self.arriving + size
-            if arrived > most:
-                raise _TooLarge
+            check(arrived)
             return message
 
         try:
-            if int(dict(scope["headers"]).get(b"content-length", b"0")) > most:
-                raise _TooLarge
+            check(int(dict(scope["headers"]).get(b"content-length", b"0")))
             await self.app(scope, counted, send)
-        except _TooLarge:
-            answer = {"detail": f"This is larger than {most // 10**6} megabytes, which is the limit here."}
-            await JSONResponse(answer, 413)(scope, receive, send)
+        except _Refused as refused:
+            await JSONResponse({"detail": refused.args[1]}, refused.args[0])(scope, receive, send)
         finally:
             self.arriving -= arrived
 
 
-class _TooLarge(Exception):
-    """Ends the reading of a request."""
+class _Refused(Exception):
+    """(status, sentence): ends the reading of a request."""
 
 
 def files_folder(prefix: str) -> Path:

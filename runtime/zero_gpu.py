@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from math import ceil
 from typing import Any, TypeVar
 
+MOST_SECONDS = 120  # of one call
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def zero_gpu() -> bool:
     """Whether this is such a Space."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def seconds_for(operations: float, calls: int, megapixels: float) -> int:
+    """How long to ask for a GPU: an estimate, as none of those that are lent has been measured.
+
+    15 seconds to begin, and to load a model; 10 TFLOP a second, less than a tenth of what these GPUs do in float16; a
+    twentieth of a second for each call of a network, however small; half a second of one CPU core a megapixel.
+
+    Args:
+        operations: TFLOP, see `training/benchmarks/operations.py`.
+        calls: of networks.
+        megapixels: that are read, brought to size, measured or written.
+    """
+    return min(ceil(15 + operations / 10 + calls / 20 + megapixels / 2), MOST_SECONDS)
 
 
 def on_gpu(function: Function, duration: int | Callable[..., int] = 60) -> Function:

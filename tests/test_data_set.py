@@ -30,6 +30,7 @@ from gendeg.pipeline import GenDegPipeline
 from gendeg.scheduler import BridgeScheduler
 from training import create_dataset
 from training.dataset import plan
+from training.dataset.jobs import make_of_files
 from training.dataset.tab import run_data_set
 from training.pair_folders import PairFolders
 
@@ -297,6 +298,24 @@ def test_cancel_keeps_what_is_done(
     folder = unpacked(Path(download["value"]), tmp_path / "zip")
     assert 0 < done < 100 and len(rows(folder)) == len(list((folder / "lq").iterdir())) == done
     assert f"{done} pairs for training" in (folder / "README.md").read_text()
+
+
+def test_a_zip_is_unpacked_in_a_job_that_can_be_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders, cancelled = (tmp_path / "request", tmp_path / "target"), Event()
+    folders[0].mkdir()
+
+    def unpacked_slowly(files: Any, folder: Path, report: Callable[[Any], None]) -> None:
+        while True:
+            time.sleep(0.05)
+            report(None)
+
+    monkeypatch.setattr("training.dataset.jobs.gather", unpacked_slowly)
+    events = make_of_files(Models(), folders, [], [["haze"]], cancelled)
+    assert [next(events) for _ in range(3)] == [None] * 3, "signs of life"
+    cancelled.set()
+    assert not any(events)
+    time.sleep(0.3)
+    assert not folders[0].exists()
 
 
 def test_cancel_before_the_first_pair_is_said(app_url: str, uploads: Path, photos: Path, slow: list[float]) -> None:

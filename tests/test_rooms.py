@@ -11,7 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("runtime", "restorers", "gendeg", "training")
 FILES = [ROOT / "app.py", *sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
-TABS = ("gendeg.tab", "gendeg.endpoint", "gendeg.robustness_tab", "restorers.tab", "training.dataset.tab")
+TABS = (
+    "gendeg.tab",
+    "gendeg.endpoint",
+    "gendeg.only_here",
+    "gendeg.robustness_tab",
+    "restorers.tab",
+    "training.dataset.tab",
+)
 LINES = 400  # of a file; gendeg.tab, which describes the layout of most that there is to choose, has more
 SCM = ("restorers.nafnet", "restorers.architectures")  # the structure correction module is a NAFNet, read as one
 

@@ -5,6 +5,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,10 +16,11 @@ import yaml
 from PIL import Image
 
 import app
-from gendeg import checkpoints
+from gendeg import checkpoints, jobs
 from gendeg.jobs import Models, Step
 from gendeg.request import Request, Result
 from gendeg.robustness import rising_mus
+from restorers import jobs as restoring
 from restorers import registry
 from restorers.jobs import Failure, Restorers, measuring, restore_photo
 from restorers.jobs import Request as RestoreRequest
@@ -124,6 +126,23 @@ def test_restorers_run_in_another_process(
     *_, (values,) = measuring(restorers, ["nafnet"])([(PHOTO, PHOTO)])
     assert list(values) == ["psnr", "ssim", "nafnet_psnr", "nafnet_ssim"]
     assert not restorers._loaded, "this process has no GPU to load it on"
+
+
+def test_a_gpu_is_asked_for_as_long_as_the_work_takes(models: str, tiny_restorers_folder: Path) -> None:
+    def seconds(
+        model: str | None = None, work: Any = jobs._generate, size: tuple[int, int] = (64, 64), **of: Any
+    ) -> int:
+        return jobs._seconds(work, replace(REQUEST, photo=PHOTO.resize(size), **of), model)
+
+    assert 15 < seconds() < 20
+    assert seconds() < seconds(steps=50) < seconds(models, steps=50, resolution=512) < 60
+    assert seconds() < seconds(size=(4000, 3000)) < 30 and seconds() < seconds(work=jobs._sweep)
+    assert seconds(models, steps=200, resolution=768, size=(640, 64)) == 120
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "BUNDLED", tiny_restorers_folder)
+        one, two = (restoring._seconds(None, RestoreRequest(PHOTO, names)) for names in (("swin",), ("swin", "nafnet")))
+        large = restoring._seconds(None, RestoreRequest(PHOTO.resize((4000, 3000)), ("swin",)))
+        assert 15 < one <= two < large < 30
 
 
 def test_the_whole_app(models: str, lent_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

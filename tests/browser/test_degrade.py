@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage
 import torch
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 import app
@@ -54,6 +56,30 @@ def test_degrade(page: Page, screenshot: Callable[..., None]) -> None:
         page.click("#download-degraded")
     assert download.value.suggested_filename.startswith("coffee-snow-")
     screenshot(page, "degrade")
+
+
+def test_only_where_it_is_painted(page: Page) -> None:
+    upload(page)
+    page.click("#advanced button")
+    canvas = page.locator("#paint canvas")
+    expect(page.locator("#mask img")).to_have_count(0)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 5)
+    page.mouse.up()
+    page.locator("#mask img").wait_for()
+    page.click("#generate")
+    expect(page.locator("#numbers")).to_contain_text("In the mask")
+    with page.expect_download() as download:
+        page.click("#download-degraded")
+    degraded = np.asarray(Image.open(download.value.path())).astype(int)
+    changed = np.abs(degraded - np.asarray(Image.open(PHOTO))).mean((1, 2))
+    assert changed[:10].min() > 1 and not changed[200:].any()
+    page.locator("#mask").get_by_label("Remove Image").click()
+    expect(page.locator("#mask img")).to_have_count(0)
+    assert canvas.evaluate("canvas => canvas.dataset.begun") is None, "what was painted is gone"
 
 
 def test_sweep(page: Page) -> None:
@@ -122,11 +148,6 @@ def test_another_model_brings_its_settings(
     expect(steps).to_have_value("15")
     expect(page.locator("#guidance input[type=number]")).to_have_value("7.5")
     screenshot(page, "degrade-advanced", full_page=True)
-    upload(page)
-    steps.fill("2")
-    page.keyboard.press("Tab")
-    page.click("#generate")
-    expect(page.locator("#status")).to_contain_text("Done")
     page.click("#model input")
     page.get_by_role("option", name="compact").click()
     expect(steps).to_have_value(str(checkpoints.read_settings("compact").num_inference_steps["haze"]))
@@ -153,11 +174,27 @@ def test_describe(tiny_pipeline_folder: Path, tmp_path: Path, page: Page, monkey
         demo.close()
 
 
-def test_fits_a_phone(browser: Browser, app_url: str) -> None:
+def test_one_step_after_the_other_on_a_phone(browser: Browser, app_url: str, screenshot: Callable[..., None]) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.set_default_timeout(60_000)
     page.goto(app_url)
-    page.locator("#generate").wait_for()
+    upload(page)
+    steps = ["#photo", "#degradation", "#strength", "#mu", "#generate", "#status", "#result", "#numbers", "#advanced"]
+    boxes = [page.locator(step).bounding_box() for step in steps]
+    assert [box["y"] for box in boxes] == sorted(box["y"] for box in boxes)
+    for folded in ("#seed", "#model"):
+        expect(page.locator(folded)).to_be_hidden()
+    page.click("#generate")
+    expect(page.locator("#status")).to_contain_text("Done")
+    expect(page.locator("#visit img")).to_have_count(1)
+    expect(page.locator("#generate")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#result")).to_be_in_viewport(ratio=1)
+    page.click("#advanced button")
+    expect(page.locator("#seed")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for box in (page.locator(wide).bounding_box() for wide in ("#numbers table", "#visit img", "#strength", "#seed")):
+        assert 0 <= box["x"] and box["x"] + box["width"] <= 390
+    screenshot(page, "degrade-phone", full_page=True)
     page.close()
 
 

@@ -171,6 +171,12 @@ def test_command(
         (("sheet", "--choose", "40"), "from 0 to 39"),
         (("codec", "--limit", "0"), "--limit takes a number from 1"),
         (("published",), "--pairs names the folders"),
+        (
+            ("published", "--pairs", "x", "--photos", "y"),
+            "--photos has no effect on published, which takes --restorers",
+        ),
+        (("codec", "--pairs", "x"), "--pairs has no effect on codec"),
+        (("sheet", "--physics"), "--physics has no effect on sheet"),
         (("published", "--pairs", "nowhere"), "No pairs in nowhere"),
         (("own", "--restorers", "nothing"), "nothing"),
     ],

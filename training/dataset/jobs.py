@@ -20,15 +20,15 @@ from typing import Any
 
 from gendeg.checkpoints import available_models
 from gendeg.degradations import DEGRADATIONS, get_degradation
-from gendeg.jobs import MOST_SECONDS, Models, model_source
+from gendeg.jobs import Models, model_source
 from gendeg.memory import set_tiling
 from gendeg.pipeline import GenDegPipeline
 from gendeg.request import MAX_SEED, whole
 from runtime.errors import UserError, sentence
-from runtime.jobs import CANCELLED, Report, until
+from runtime.jobs import CANCELLED, Report, run_job, until
 from runtime.limits import limit
 from runtime.memory import is_out_of_memory, release_memory
-from runtime.zero_gpu import zero_gpu
+from runtime.zero_gpu import MOST_SECONDS, zero_gpu
 from training.dataset.card import SHEET
 from training.dataset.engines import make_locally
 from training.dataset.pack import LAYOUTS, ROOT, pack
@@ -88,6 +88,7 @@ class DataSet:
         file: the ZIP.
         sheet: an image of some of the pairs.
         pairs: how many of each degradation.
+        seed: that they can be made with again.
         asked: number of pairs that were asked for, of damaged photographs too.
         given_up: samples without an accepted intensity.
         photographs: of how many there are pairs.
@@ -98,6 +99,7 @@ class DataSet:
     file: Path
     sheet: Path
     pairs: dict[str, int]
+    seed: int
     asked: int
     given_up: int
     photographs: int
@@ -114,6 +116,7 @@ def read_request(
     maps: Any = False,
     seed: Any = 0,
     model: str | None = None,
+    report: Report = lambda _: None,
 ) -> Request:
     """A request from what people and programs choose; the photographs are unpacked.
 
@@ -123,6 +126,7 @@ def read_request(
         degradations: a list of names; None: all six.
         per_image: pairs of each degradation that a photograph gets.
         model: one of `available_models()`; None: the first.
+        report: see `gather`.
 
     Raises:
         UserError: for anything that cannot be done; the message is a sentence to act on.
@@ -143,7 +147,7 @@ def read_request(
         model_source(model)
         photos = folder / "photos"
         photos.mkdir()
-        skipped = gather(files, photos)
+        skipped = gather(files, photos, report)
         count = sum(path.is_file() for path in photos.rglob("*"))
         if (pairs := count * len(asked) * per_image) > most:
             raise UserError(
@@ -161,10 +165,38 @@ def read_request(
             seed=seed,
             format="imagefolder",
         )
+        report(None)
         return Request(folder, settings, layout, bool(maps), tuple(skipped))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def make_of_files(
+    models: Models,
+    folders: tuple[Path, Path],
+    files: Sequence[Path],
+    choices: Sequence[Any],
+    cancelled: threading.Event | None = None,
+) -> Iterator[Progress | DataSet | None]:
+    """Unpack what was sent, and make the pairs; see `read_request` and `make_data_set`.
+
+    Args:
+        folders: of the request, and for the ZIP.
+        choices: degradations and what follows them.
+    """
+    request = None
+    reading = run_job(threading.Lock(), lambda report: read_request(folders[0], files, *choices, report=report))
+    try:
+        with closing(until(cancelled, reading)) as events:
+            for event in events:
+                request = event if isinstance(event, Request) else None
+                yield None
+        if request:
+            with closing(make_data_set(models, request, folders[1], cancelled)) as events:
+                yield from events
+    finally:
+        shutil.rmtree(folders[0], ignore_errors=True)
 
 
 def make_data_set(
@@ -221,6 +253,7 @@ def _made(
         file=file,
         sheet=sheet,
         pairs={name: degradations.count(name) for name in request.settings.degradations},
+        seed=request.settings.seed,
         asked=last.total,
         given_up=len(store.discarded),
         photographs=len({photo for photo, _, _ in store.pairs}),

@@ -26,7 +26,7 @@ from runtime.images import PHOTOGRAPHS
 from runtime.limits import limit
 from runtime.page import QUICK, bar, failed, wire_jobs
 from runtime.uploads import Files, all_uploaded, files_folder
-from training.dataset.jobs import DataSet, Progress, Skipped, make_data_set, read_request
+from training.dataset.jobs import DataSet, Progress, Skipped, make_of_files
 from training.dataset.pack import LAYOUTS
 from training.dataset.samples import MAX_ATTEMPTS
 
@@ -51,10 +51,9 @@ def run_data_set(
     try:
         nothing = gr.update(value=None, visible=False), gr.update(value=None, interactive=False)
         yield "Looking at the photographs…" + bar(0), *nothing
-        photographs = all_uploaded(files)
-        request = read_request(files_folder("gendeg-"), photographs, *choices)
-        started, made = time.monotonic(), None
-        with closing(make_data_set(models, request, files_folder("gendeg-"), cancelled)) as events:
+        photographs, started, made = all_uploaded(files), time.monotonic(), None
+        folders = files_folder("gendeg-"), files_folder("gendeg-")
+        with closing(make_of_files(models, folders, photographs, choices, cancelled)) as events:
             for event in events:
                 if isinstance(event, DataSet):
                     made = event
@@ -74,12 +73,11 @@ def run_data_set(
 def run_endpoint(models: Models, files: Any, *choices: Any) -> Iterator[tuple[Any, Any]]:
     """See `data_set` in `_endpoint`, which the API's documentation shows. Yields (ZIP, numbers)."""
     try:
-        photographs = all_uploaded(files)
-        request = read_request(files_folder("gendeg-"), photographs, *choices)
-        with closing(make_data_set(models, request, files_folder("gendeg-"))) as events:
+        photographs, folders = all_uploaded(files), (files_folder("gendeg-"), files_folder("gendeg-"))
+        with closing(make_of_files(models, folders, photographs, choices)) as events:
             for event in events:
                 if isinstance(event, DataSet):
-                    yield str(event.file), numbers(event, request.settings.seed)
+                    yield str(event.file), numbers(event)
                 elif isinstance(event, Progress):
                     yield SKIP, {"done": event.done, "samples": event.total}
                 else:
@@ -88,7 +86,7 @@ def run_endpoint(models: Models, files: Any, *choices: Any) -> Iterator[tuple[An
         raise gr.Error(sentence(error), print_exception=False) from error
 
 
-def numbers(made: DataSet, seed: int) -> dict[str, Any]:
+def numbers(made: DataSet) -> dict[str, Any]:
     """What a program is told of a data set."""
     return {
         "pairs": sum(made.pairs.values()),
@@ -99,7 +97,7 @@ def numbers(made: DataSet, seed: int) -> dict[str, Any]:
         "skipped": dict(made.skipped[:_LISTED]),
         "skipped_files": len(made.skipped),
         "ended": made.ended,
-        "seed": seed,
+        "seed": made.seed,
     }
 
 
@@ -187,7 +185,8 @@ def data_set_tab(demo: gr.Blocks, models: Models) -> None:
             status = gr.HTML(
                 f"Intensities are drawn as real data sets have them, and written down for every pair. Up to "
                 f"{limit('GENDEG_MAX_PHOTOGRAPHS')} photographs and {limit('GENDEG_MAX_PAIRS')} pairs at once, of "
-                f"{limit('GENDEG_MAX_MEGABYTES')} megabytes in each upload.",
+                f"{limit('GENDEG_MAX_MEGABYTES')} megabytes each, "
+                f"{limit('GENDEG_MAX_UNPACKED_MEGABYTES')} in all.",
                 elem_id="data-set-status", elem_classes="status",
             )  # fmt: skip
             download = gr.DownloadButton("Download ZIP", interactive=False, elem_id="download-pairs")

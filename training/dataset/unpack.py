@@ -15,6 +15,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo, is_zipfile
 
 from runtime.errors import UserError
 from runtime.images import PHOTOGRAPHS, shown
+from runtime.jobs import Report
 from runtime.limits import limit, max_bytes
 
 _AT_ONCE = 4_000_000  # bytes that a ZIP may have read in one go: its list of names, of some ten thousand files
@@ -25,7 +26,7 @@ _CHUNK = 1 << 20
 _NAMES_ARE_UTF8, _ENCRYPTED = 0x800, 0x1  # flags of a ZIP's entry
 
 
-def gather(files: Sequence[Path], folder: Path) -> list[tuple[str, str]]:
+def gather(files: Sequence[Path], folder: Path, report: Report = lambda _: None) -> list[tuple[str, str]]:
     """Put photographs into a folder: image files, and those inside of ZIPs, which keep the folders they have there.
 
     Hidden files are passed over. Of two of one name the second gets a number. Whether a file really is a photograph is
@@ -34,6 +35,7 @@ def gather(files: Sequence[Path], folder: Path) -> list[tuple[str, str]]:
     Args:
         files: image files and ZIPs.
         folder: in which nothing else lies.
+        report: called before each photograph; what it raises ends the work.
 
     Returns:
         (name, why not) of the files that were left out.
@@ -69,6 +71,7 @@ def gather(files: Sequence[Path], folder: Path) -> list[tuple[str, str]]:
                 skipped.append((name, str(error).rstrip(".")))
         _check_amount(found, skipped)
         for name, source in found:
+            report(None)
             place = _free_place(folder, name)
             if isinstance(source, Path):
                 place.unlink()

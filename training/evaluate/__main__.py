@@ -97,9 +97,13 @@ def main() -> int | None:
         parser.error(f"There is no folder {args.output.parent} to write {args.output.name} to.")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit takes a number from 1.")
-    if args.what != "estimator" and (args.what in _NEED_PAIRS) != bool(args.pairs):
+    given = {name for name, value in vars(args).items() if value != parser.get_default(name)}
+    for name in given - {"what", "output"} - set(_TAKES[args.what].split()):
+        takes = " and ".join(f"--{option}" for option in _TAKES[args.what].replace("_", "-").split())
+        parser.error(f"--{name.replace('_', '-')} has no effect on {args.what}, which takes {takes}.")
+    if args.what in _NEED_PAIRS and not args.pairs:
         parser.error(f"--pairs names the folders of pairs that {', '.join(_NEED_PAIRS)} are measured on.")
-    if (args.what == "noise-space") != bool(args.adaptation):
+    if args.what == "noise-space" and not args.adaptation:
         parser.error("--adaptation names what noise-space is measured of.")
     if args.what in SHEETS:
         write_image(SHEETS[args.what](args), args.output or "sheet.png")
@@ -183,6 +187,22 @@ def _restorers_sheet(args: argparse.Namespace) -> Image.Image:
 
 
 Table = dict[str, dict[str, float | None]]
+_TAKES = {  # besides --output
+    "codec": "model photos limit",
+    "control": "model photos limit physics",
+    "mixtures": "model photos limit",
+    "held-back": "model pairs limit",
+    "structure": "model photos limit",
+    "restorers": "restorers photos limit",
+    "own": "restorers model photos limit",
+    "noise-space": "adaptation pairs photos limit",
+    "estimator": "estimator pairs photos real limit",
+    "published": "restorers pairs all_scenes luma limit",
+    "robustness": "restorers model degradation photos limit",
+    "sheet": "model photos choose limit",
+    "structure-sheet": "model photos choose limit",
+    "restorers-sheet": "restorers photos choose limit",
+}
 _NEED_PAIRS = ("held-back", "published", "noise-space")
 TABLES: dict[str, Callable[[argparse.Namespace], Table]] = {
     "codec": lambda args: {"codec": evaluate_codec(_model(args), _squares(args))},
