@@ -197,7 +197,7 @@ _TAKES = {  # besides --output
     "own": "restorers model photos limit",
     "noise-space": "adaptation pairs photos limit",
     "estimator": "estimator pairs photos real limit",
-    "published": "restorers pairs all_scenes luma limit",
+    "published": "restorers pairs all_scenes luma frechet limit",
     "robustness": "restorers model degradation photos limit",
     "sheet": "model photos choose limit",
     "structure-sheet": "model photos choose limit",
