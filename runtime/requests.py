@@ -26,6 +26,8 @@ class Page(gr.Blocks):
     """
 
     def validate_inputs(self, block_fn: Any, inputs: list[Any]) -> None:
+        if not block_fn.fn:  # the page does it by itself
+            raise UserError(UNKNOWN)
         inputs.extend(getattr(block, "value", None) for block in block_fn.inputs[len(inputs) :])
         if len(inputs) > len(block_fn.inputs):
             raise UserError(f"This takes at most {len(block_fn.inputs)} values, not {len(inputs)}.")
