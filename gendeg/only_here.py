@@ -16,9 +16,9 @@ from runtime.uploads import Photo, uploaded
 # The photograph with a canvas over it; `Date.now()`, as an equal value would keep what is painted there.
 _SHOW = """(photo) => photo?.url ? `<!--${Date.now()}--><p>Only here: paint where it is to be</p>
 <div><img alt="" src="${photo.url.replaceAll('"', '%22')}"><canvas></canvas></div>` : ''"""
-# White or not: what is opaque is the mask.
+# In white, as a photograph that is painted all over has nothing transparent left, and white is what then counts.
 _PAINT = """
-let pen = null;
+let pen = null, latest = 0;
 const point = (event) => {
   const {left, top, width, height} = event.target.getBoundingClientRect();
   return [(event.clientX - left) / width * event.target.width, (event.clientY - top) / height * event.target.height];
@@ -34,7 +34,7 @@ element.addEventListener('pointerdown', (event) => {
     canvas.dataset.begun = true;
   }
   pen = canvas.getContext('2d');
-  Object.assign(pen, {strokeStyle: 'royalblue', lineWidth: 60, lineCap: 'round', lineJoin: 'round'});
+  Object.assign(pen, {strokeStyle: 'white', lineWidth: 60, lineCap: 'round', lineJoin: 'round'});
   pen.beginPath();
   pen.moveTo(...point(event));
   pen.lineTo(...point(event));
@@ -47,7 +47,11 @@ element.addEventListener('pointermove', (event) => {
 });
 for (const end of ['pointerup', 'pointercancel']) element.addEventListener(end, () => {
   if (!pen) return;
-  pen.canvas.toBlob(async (blob) => trigger('submit', await upload(new File([blob], 'mask.png', {type: blob.type}))));
+  const canvas = pen.canvas, stroke = ++latest;  // an upload may end after a later one, or with another photograph here
+  canvas.toBlob(async (blob) => {
+    const file = await upload(new File([blob], 'mask.png', {type: 'image/png'}));
+    if (stroke === latest && canvas.isConnected) trigger('submit', file);
+  });
   pen = null;
 });
 """
@@ -70,7 +74,7 @@ def mask_section(photo: Photo) -> Photo:
         elem_id="mask", buttons=[], placeholder="Or drop one, white inside",
     )  # fmt: skip
     photo.change(lambda: None, None, mask, **QUICK)
-    for changed in (photo.change, mask.clear):
+    for changed in (photo.change, mask.clear, mask.upload):
         changed(None, photo, canvas, js=_SHOW, **QUICK)
     canvas.submit(painted, None, mask, **QUICK)
     return mask

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import gradio as gr
 from gradio.data_classes import FileData, ImageData
+from gradio.route_utils import GradioMultiPartParser, MultiPartException
 from gradio.utils import get_upload_folder
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse
@@ -125,13 +126,13 @@ class UploadGate:
     """ASGI middleware: how much requests may bring, and leave on the disk.
 
     One request brings files, together as much as a data set may hold, or values of at most a megabyte; of each file
-    Gradio sees to GENDEG_MAX_MEGABYTES. Nothing is taken once the files of all visitors, with what is arriving, have
-    reached GENDEG_MAX_CACHE_GIGABYTES. And no deep links: Gradio would write a session's state to the disk at each
-    request for one, and never delete it.
+    Gradio sees to GENDEG_MAX_MEGABYTES, and `_bounded_part_data` to what is no file. Nothing is taken once the files
+    of all visitors, with what is arriving, have reached GENDEG_MAX_CACHE_GIGABYTES. And no deep links: Gradio would
+    write a session's state to the disk at each request for one, and never delete it.
     """
 
     def __init__(self, app: ASGIApp):
-        self.app, self.arriving = app, 0
+        self.app, self.arrived, self.ended = app, 0, 0  # bytes of all requests, and of those that are over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].rstrip("/") if scope["type"] == "http" else ""
@@ -141,20 +142,21 @@ class UploadGate:
             return await self.app(scope, receive, send)
         files = max(max_bytes(), limit("GENDEG_MAX_UNPACKED_MEGABYTES") * 10**6)
         most = files + _FORM_BYTES if path.endswith("/upload") else _VALUES_BYTES
+        before = self.ended  # those since then are not among the stored ones
         room = limit("GENDEG_MAX_CACHE_GIGABYTES") * 10**9 - await run_in_threadpool(_stored_bytes)
         arrived = 0
 
         def check(size: int) -> None:
             if size > most:
                 raise _Refused(413, f"This is larger than {most // 10**6} megabytes, which is the limit here.")
-            if self.arriving >= room:
+            if self.arrived - before >= room:
                 raise _Refused(507, "There is no room for more uploads and results now. Try again in an hour.")
 
         async def counted() -> Message:
             nonlocal arrived
             message = await receive()
             size = len(message.get("body", b""))
-            arrived, self.arriving = arrived + size, self.arriving + size
+            arrived, self.arrived = arrived + size, self.arrived + size
             check(arrived)
             return message
 
@@ -164,7 +166,22 @@ class UploadGate:
         except _Refused as refused:
             await JSONResponse({"detail": refused.args[1]}, refused.args[0])(scope, receive, send)
         finally:
-            self.arriving -= arrived
+            self.ended += arrived
+
+
+_part_data = GradioMultiPartParser.on_part_data
+
+
+def _bounded_part_data(form: GradioMultiPartParser, data: bytes, start: int, end: int) -> None:
+    """Gradio keeps in memory what is no file of a form, however much it is; here as much as the values of a request."""
+    if form._current_part.file is None:
+        form.bytes_of_values = getattr(form, "bytes_of_values", 0) + end - start
+        if form.bytes_of_values > _VALUES_BYTES:
+            raise MultiPartException(f"What is no file exceeded maximum allowed size of {_VALUES_BYTES} bytes.")
+    _part_data(form, data, start, end)
+
+
+GradioMultiPartParser.on_part_data = _bounded_part_data
 
 
 class _Refused(Exception):

@@ -1,10 +1,11 @@
 """No request makes the served app open a file that was not uploaded to it, nor learn of one, nor hang on one."""
 
+import asyncio
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,44 @@ def test_requests_are_limited_in_what_they_bring(app_url: str) -> None:
     refused = httpx.post(f"{app_url}gradio_api/queue/join", content=parts())
     assert refused.status_code in (400, 413)
     assert httpx.get(app_url).status_code == 200
+
+
+def test_what_is_no_file_of_a_form_is_limited(app_url: str) -> None:
+    """Gradio would keep all of it in memory, several times over."""
+    form = {"files": (None, "a" * 600_000), "more": (None, "a" * 600_000)}
+    refused = httpx.post(f"{app_url}gradio_api/upload", files=form, timeout=60)
+    assert refused.status_code in (400, 413) and "1000000 bytes" in refused.text
+
+
+def test_uploads_that_end_beside_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three begins before another has ended; what has ended meanwhile is stored, or will be."""
+    monkeypatch.setenv("GENDEG_MAX_CACHE_GIGABYTES", "1")
+    monkeypatch.setattr(uploads, "_stored_bytes", lambda: 0)  # as all three find it when they begin
+
+    async def store(scope: dict, receive: Callable, send: Callable) -> None:
+        await receive()
+
+    async def answers() -> list[int]:
+        gate, begun, said = uploads.UploadGate(store), [asyncio.Event() for _ in range(3)], []
+
+        async def upload(number: int) -> None:
+            async def receive() -> dict:
+                await begun[number].wait()
+                return {"body": bytes(400_000_000)}
+
+            async def send(message: dict) -> None:
+                said.append(message.get("status"))
+
+            await gate({"type": "http", "method": "POST", "path": "/upload", "headers": []}, receive, send)
+
+        tasks = [asyncio.create_task(upload(number)) for number in range(3)]
+        for event, task in zip(begun, tasks, strict=True):
+            await asyncio.sleep(0.2)
+            event.set()
+            await task
+        return [status for status in said if status]
+
+    assert asyncio.run(answers()) == [507]
 
 
 def test_several_photographs_may_come_together(app_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,11 @@ class TrainingPairs(Dataset):
         """
         parts = [self.size, count, self.degradations, self.photos.name]
         if self.files:
-            files = [(n, share, [str(f) for f in files]) for n in self.files for share, files in self.files[n]]
+            files = [
+                (n, share, [_identity(file) for pair in files for file in pair])
+                for n in self.files
+                for share, files in self.files[n]
+            ]
             parts.append(hashlib.sha256(json.dumps(files).encode()).hexdigest()[:8])
         return "-".join(str(part) for part in [*parts, _simulators_version()] if part)
 
@@ -124,6 +128,12 @@ class TrainingPairs(Dataset):
             "sigma": float(sigma),
             "seed": int(rng.integers(2**62)),
         }
+
+
+def _identity(file: str | Path) -> tuple[str, int, int]:
+    """Tells an image file from one that took its place."""
+    facts = Path(file).stat()
+    return str(file), facts.st_size, facts.st_mtime_ns
 
 
 @cache

@@ -24,6 +24,8 @@ from training.claim.tsne import tsne
 from training.command_line import load_recipe
 from training.evaluate.__main__ import main
 from training.pair_folders import PairFolders, is_held_back
+from training.pairs import TrainingPairs
+from training.photos import Photos
 from training.scenes import draw_scenes
 from training.simulators.matching import SIMULATORS
 
@@ -93,13 +95,30 @@ def test_no_scene_of_a_test_is_learned_from(made, tmp_path):
     test = next((data / "out").rglob("clean/*"))
     copy = Image.open(test).resize((90, 80))
     copy.save(data / "photographs" / "copy.jpg", quality=60)
-    assert seen_in_training(data) == [data / "photographs" / "copy.jpg"]
+    wide = Image.effect_noise((3 * copy.width, copy.height), 80).convert("RGB")
+    wide.paste(copy, (copy.width, 0))
+    wide.save(data / "photographs" / "wide.png")
+    found = [data / "photographs" / name for name in ("copy.jpg", "wide.png")]
+    assert seen_in_training(data) == found, "also where the test is the centre of it"
     shutil.copyfile(test, next((data / "existing").rglob("clean/*")))
     with pytest.raises(UserError, match="is of an earlier run with other photographs"):
         prepare(SMOKE, [], [], data)
     generated = PairFolders([made[0].output / "generated" / "pairs"])
     degraded = {row["source_file"] for row in generated.rows}
     assert degraded <= {file.name for file in image_files(made[0].output / "data" / "photographs")}
+
+
+def test_pairs_of_files_that_were_made_anew_are_not_taken_for_these(made, tmp_path):
+    shutil.copytree(made[0].output / "data" / "existing", tmp_path / "existing")
+
+    def name() -> str:
+        return TrainingPairs(Photos(), 32, sources=[(PairFolders([tmp_path / "existing"]), {"snow": 1.0})]).name(6)
+
+    before = name()
+    assert name() == before
+    file = next((tmp_path / "existing").rglob("snow-*/degraded/*"))
+    Image.open(file).rotate(90).save(file)
+    assert name() != before
 
 
 def test_trainings_learn_from_folders_alone_and_differ_in_nothing_else(made):

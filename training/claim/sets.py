@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from runtime.files import write_whole
@@ -85,18 +85,27 @@ def _finish(folder: Path, names: Iterable[Sequence[str]], row: dict[str, Any]) -
     write_whole(folder / "metadata.jsonl", "".join(f"{line}\n" for line in lines).encode())
 
 
-def fingerprints(files: Sequence[Path]) -> np.ndarray:
-    """Small grey images of mean 0 and length 1, [N, 1024]: their products are correlations."""
-    grey = [open_image(f).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX) for f in tqdm(files, delay=2)]
+def fingerprints(files: Sequence[Path], centre: bool = False) -> np.ndarray:
+    """Small grey images of mean 0 and length 1, [N, 1024]: their products are correlations.
+
+    Args:
+        centre: of their centre squares, which simulated pairs show.
+    """
+    shrunk = ImageOps.fit if centre else Image.Image.resize
+    grey = [shrunk(open_image(f).convert("L"), (_SIDE, _SIDE), Image.Resampling.BOX) for f in tqdm(files, delay=2)]
     prints = np.array([np.asarray(image, dtype=np.float32).ravel() for image in grey]).reshape(-1, _SIDE**2)
     prints -= prints.mean(1, keepdims=True)
     return prints / np.linalg.norm(prints, axis=1, keepdims=True).clip(min=1e-6)
 
 
-def show_one_of(files: Sequence[Path], others: np.ndarray) -> np.ndarray:
-    """Of each image whether it shows what one of `others` (see `fingerprints`) shows, bool [N]; each file read once."""
+def show_one_of(files: Sequence[Path], others: np.ndarray, centre: bool = False) -> np.ndarray:
+    """Of each image, or of its centre, whether it shows what one of `others` shows, bool [N]; each file read once.
+
+    Args:
+        others: their `fingerprints`.
+    """
     known = {file: number for number, file in enumerate(dict.fromkeys(files))}
     if not known or not len(others):
         return np.zeros(len(files), dtype=bool)
-    found = (fingerprints(list(known)) @ others.T).max(1) > _ALIKE
+    found = (fingerprints(list(known), centre) @ others.T).max(1) > _ALIKE
     return found[[known[file] for file in files]]

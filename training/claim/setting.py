@@ -120,7 +120,8 @@ def seen_in_training(output: Path) -> list[Path]:
     """The images in what `prepare` wrote that are learned from, and yet show a scene of a test."""
     tests = [clean for place in ("in", "out") for clean, _ in PairFolders([output / place]).files]
     learned = [clean for clean, _ in PairFolders([output / "existing"]).files] + image_files(output / "photographs")
-    shown = show_one_of(learned, fingerprints(tests))
+    known = fingerprints(tests)
+    shown = show_one_of(learned, known) | show_one_of(learned, known, centre=True)
     return [file for file, found in zip(learned, shown, strict=True) if found]
 
 
