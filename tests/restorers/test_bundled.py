@@ -23,11 +23,7 @@ def test_there_is_one_for_all_degradations():
     assert any(set(available()[name]) == set(DEGRADATIONS) for name in NAMES)
 
 
-# Swin is trained least, and takes away half of that.
-WEAK = {"swin": pytest.mark.xfail(strict=True, raises=AssertionError)}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=WEAK.get(name, ())) for name in NAMES])
+@pytest.mark.parametrize("name", NAMES)
 def test_removes_snow(name, photos):
     restorer = load_restorer(name, device="cpu")
     snowy = torch.stack(
