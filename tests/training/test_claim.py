@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 
@@ -20,7 +19,6 @@ from training.claim.command import _BEFORE, RECIPES, claim, stages
 from training.claim.setting import prepare, seen_in_training
 from training.claim.tables import gains, means, verdict
 from training.claim.trainings import derived_recipe, trainings
-from training.claim.tsne import tsne
 from training.command_line import load_recipe
 from training.evaluate.__main__ import main
 from training.pair_folders import PairFolders, is_held_back
@@ -265,10 +263,3 @@ def test_gains_are_means_over_degradations():
     assert verdict("swin", gained).endswith("the aim is reached.")
     assert "not reached" in verdict("swin", gained | {"in": [-0.4]})
     assert "not reached" in verdict("swin", gained | {"out": [0.9]})
-
-
-def test_neighbours_stay_neighbours_on_the_map():
-    centres = 10 * torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
-    points = centres.repeat_interleave(15, 0) + torch.randn(45, 20, generator=torch.Generator().manual_seed(1))
-    nearest = torch.cdist(place := tsne(points), place).fill_diagonal_(torch.inf).argmin(1)
-    assert torch.equal(nearest // 15, torch.arange(45) // 15)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -25,7 +24,7 @@ from training.claim.trainings import EXISTING, GENERATED, SIMULATED, derived_rec
 from training.command_line import load_recipe
 from training.pair_folders import PairFolders
 from training.photos import Photos
-from training.reproduce.run import RECORDS, Run, Stage, run_process, run_stage
+from training.reproduce.run import Run, Stage, load_records, run_process, run_stages
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 _BEFORE = ("codec", "generator", "structure", "generated")  # what comes before the restorers, and takes time
@@ -45,17 +44,14 @@ def claim(args: argparse.Namespace, run: Run) -> int:
         UserError: if `--minutes` are too few for a restorer to begin.
     """
     args.output.mkdir(parents=True, exist_ok=True)
-    file = args.output / RECORDS
-    records: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
+    records = load_records(args.output)
     data = ", ".join(folder.name for folder in (*args.photos, *args.pairs)) or "drawn scenes"
-    for stage in stages(args, records):
-        if records.get(stage.name, {}).get("done") and stage.result.exists():
-            print(f"{stage.name}: done already.")
-            continue
+
+    def before(stage: Stage) -> None:
         shutil.rmtree(args.output / "report", ignore_errors=True)  # on what was there before
-        if code := run_stage(stage, records, data, run):
-            print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
-            return code
+
+    if code := run_stages(stages(args, records), records, data, run, before):
+        return code
     print(f"Tables and figures: {args.output / 'report' / 'claim.md'}")
     return 0
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.manifold import TSNE
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.pipeline import GenDegPipeline
 from training.claim.tables import MEASURES
-from training.claim.tsne import tsne
 from training.evaluate.sheets import tile
 
 _COLOURS = dict(zip(DEGRADATIONS, matplotlib.colormaps["tab10"].colors, strict=False))
@@ -52,7 +52,9 @@ def embedding(features: Mapping[str, Mapping[str, Sequence[torch.Tensor]]], file
     """
     groups = [(kind, name, images) for kind, of_kind in features.items() for name, images in of_kind.items()]
     points = torch.stack([image.mean(0) for _, _, images in groups for image in images])
-    places = tsne(points).split([len(images) for _, _, images in groups])
+    perplexity = min(30, (len(points) - 1) / 3)
+    places = torch.from_numpy(TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(points.numpy()))
+    places = places.split([len(images) for _, _, images in groups])
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
     kinds = list(features)

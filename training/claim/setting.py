@@ -110,7 +110,7 @@ def prepare(recipe: Mapping[str, Any], photos: Sequence[Path], pairs: Sequence[P
             f"{overlap[0]} shows a scene of a test: {output} is of an earlier run with other photographs or pairs. "
             f"Delete it, or choose another --output."
         )
-    counts = {name: len(chosen.clean) for name, chosen in sets.items()}
+    counts = {name: len(PairFolders([output / name]).files) for name in sets}  # an earlier run's stay
     facts = {"sets": counts, "photographs": len(to_generate), "missing": missing, "left_out": left_out}
     write_whole(output / "setting.json", (json.dumps(facts, indent=1) + "\n").encode())
     return facts

@@ -10,19 +10,17 @@ OUTPUT/checkpoints is what `assets/checkpoints` holds; OUTPUT/reproduce.json say
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import UserError
 from training.command_line import command_line
 from training.pair_folders import PairFolders, is_held_back
 from training.photos import Photos
 from training.reproduce.card import COMPACT, write_cards
 from training.reproduce.pack import pack
-from training.reproduce.run import RECORDS, Run, Stage, run_process, run_stage
+from training.reproduce.run import Run, Stage, load_records, run_process, run_stages
 from training.scenes import draw_scenes
 
 RESTORERS = ("nafnet", "promptir", "swin")
@@ -113,26 +111,20 @@ def reproduce(args: argparse.Namespace, run: Run) -> int:
     """
     args.output.mkdir(parents=True, exist_ok=True)
     args.photos = args.photos or [draw_scenes(args.output / "scenes", SCENES)]
-    file = args.output / RECORDS
-    records: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
+    records = load_records(args.output)
     data = [f"{folder.name} ({len(Photos(folder).files):,} photographs)" for folder in args.photos]
     data += [f"{folder.name} ({len(PairFolders([folder]).files):,} pairs)" for folder in args.pairs]
     data = f"{', '.join(data)}; {args.terms}"
-    for stage in stages(args):
-        if not stage.commands or (args.only and stage.name not in args.only):
-            continue
-        if records.get(stage.name, {}).get("done") and stage.result.exists():
-            print(f"{stage.name}: done already.")
-            continue
-        if missing := [path for path in stage.needs if not path.exists()]:
-            raise UserError(f"{stage.name} needs {missing[0]}, which the stages before it make.")
+    asked = (stage for stage in stages(args) if stage.commands and (not args.only or stage.name in args.only))
+
+    def before(stage: Stage) -> None:
         if stage.name in TABLES:
             put_together(args.output, records)
         for name in _STALE.get(stage.name, ()):  # tables of what was there before
             shutil.rmtree(args.output / name, ignore_errors=True)
-        if code := run_stage(stage, records, data, run, args.processes):
-            print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
-            return code
+
+    if code := run_stages(asked, records, data, run, before, args.processes):
+        return code
     put_together(args.output, records)
     write_cards(args.output, records)
     return 0

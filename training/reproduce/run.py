@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from runtime.errors import UserError
 from runtime.files import write_whole
 from training.reproduce.facts import facts_of_training, processor
 
@@ -41,6 +42,43 @@ class Stage:
     result: Path
     needs: list[Path]
     recipe: Path | None = None
+
+
+def load_records(folder: Path) -> dict[str, Any]:
+    """What earlier runs did there, stage by stage."""
+    file = folder / RECORDS
+    return json.loads(file.read_bytes()) if file.exists() else {}
+
+
+def run_stages(
+    stages: Iterable[Stage],
+    records: dict[str, Any],
+    data: str,
+    run: Run,
+    before: Callable[[Stage], None],
+    processes: int = 1,
+) -> int:
+    """Run the stages that are not done yet. Returns the exit code of the command that ended it; 0 if all went well.
+
+    Args:
+        stages: each is taken when those before it are done.
+        before: called before each that is run.
+        data, processes: see `run_stage`.
+
+    Raises:
+        UserError: if a stage lacks what one before it makes.
+    """
+    for stage in stages:
+        if records.get(stage.name, {}).get("done") and stage.result.exists():
+            print(f"{stage.name}: done already.")
+            continue
+        if missing := [path for path in stage.needs if not path.exists()]:
+            raise UserError(f"{stage.name} needs {missing[0]}, which the stages before it make.")
+        before(stage)
+        if code := run_stage(stage, records, data, run, processes):
+            print(f"{stage.name} ended early; the same command goes on from there.", file=sys.stderr)
+            return code
+    return 0
 
 
 def run_stage(stage: Stage, records: dict[str, Any], data: str, run: Run, processes: int = 1) -> int:
