@@ -53,15 +53,21 @@ def evaluate_published(
         UserError: see `PairFolders`.
     """
     chosen: dict[str, list[tuple[Path, Path]]] = {}
+    nameless = set()
     for folder in folders:
         pairs = PairFolders([folder])
         for files, row in zip(pairs.files, pairs.rows, strict=True):
-            members = chosen.setdefault(str(row.get("dataset") or folder.resolve().name), [])
+            dataset = str(row.get("dataset") or folder.resolve().name)
+            members = chosen.setdefault(dataset, [])
+            if "scene" not in row:
+                nameless.add(dataset)
             if all_scenes or is_held_back(row) or "scene" not in row:
                 members.append(files)
     measure = partial(_measures, with_luma=with_luma, lpips=lpips)
     tables = {}
     for dataset, files in chosen.items():
+        if dataset in nameless:
+            print(f"{dataset}: rows without a scene are all measured, whatever has been trained on.")
         if not files:
             faults.append(f"{dataset}: training leaves none of its scenes out; --all-scenes measures all.")
         elif table := _table(restorers, spread(files, limit), dataset, faults, measure, with_frechet):

@@ -1,4 +1,4 @@
-"""Which photographs and pairs go along to a machine that is lent for minutes? A random part, of a few megabytes."""
+"""Which photographs and pairs go along to another machine, for a short training? A random part, of a few megabytes."""
 
 from __future__ import annotations
 
