@@ -14,6 +14,7 @@ from diffusers.utils import BaseOutput
 
 from gendeg.degradations import get_degradation
 from gendeg.image_forms import Images, to_bytes
+from gendeg.intensity import MU_MAX, SIGMA_MAX
 from runtime.errors import UserError
 
 
@@ -80,6 +81,9 @@ def check_inputs(
         [None if value is None or math.isnan(value) else float(value) for value in values]
         for values in (call.mu, call.sigma)
     )
+    for name, largest in (("mu", MU_MAX), ("sigma", SIGMA_MAX)):
+        if any(value is not None and not 0 <= value <= largest for value in getattr(call, name)):
+            raise UserError(f"{name} must lie between 0 and {largest}, of images in [0, 1].")
     if isinstance(call.generator, (list, tuple)):
         call.generator = _per_image(call.generator, len(call.photos), "generator")
     if call.num_inference_steps < 1:

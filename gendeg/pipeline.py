@@ -135,9 +135,10 @@ class GenDegPipeline(DiffusionPipeline):
 
         Args:
             image: PIL image, array [H, W, 3] (uint8, or float in [0, 1]), tensor [3, H, W] in [0, 1], or several in a
-                list or batch. Taken at 8 bits a colour. Several may differ in size, but not in shape.
+                list or batch. Taken at 8 bits a colour. Several may differ in size, but not in aspect ratio.
             degradation: one of the six.
-            mu, sigma: asked intensity at the working size, for all or one each; None, or NaN, leaves it to the model.
+            mu, sigma: asked intensity at the working size, of images in [0, 1], for all or one each: at most 0.7 and
+                0.4; None, or NaN, leaves it to the model.
             prompt: caption of the scene, for all or one each; the degradation's phrase is put behind it.
             phrase: instead of the degradation's own, or of the variant that would be drawn; for all or one each; for
                 example "in snowy and hazy conditions".

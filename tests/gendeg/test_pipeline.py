@@ -325,8 +325,9 @@ def test_a_generator_for_each_image(compact, photo):
     ("arguments", "sentence"),
     [
         ({"degradation": "fog"}, "Unknown degradation"),
-        ({"mu": -0.1}, "at least 0"),
-        ({"mu": float("inf")}, "finite"),
+        ({"mu": -0.1}, "mu must lie between 0 and 0.7"),
+        ({"mu": float("inf")}, "mu must lie between 0 and 0.7"),
+        ({"sigma": 0.5}, "sigma must lie between 0 and 0.4"),
         ({"mu": [0.1, 0.2]}, "1 images but 2 values of mu"),
         ({"num_inference_steps": 0}, "at least 1"),
         ({"output_type": "jpg"}, "output_type"),
