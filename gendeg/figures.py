@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gendeg.degradations import get_degradation
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 from gendeg.request import Request, Result
 
-PRIOR = IntensityPrior()
 # Dark to light, of even perceived brightness: black, violet, red, orange, pale yellow.
 _FIRE = np.array(
     [(0, 0, 4), (51, 10, 95), (120, 28, 109), (187, 55, 84), (237, 105, 37), (252, 181, 25), (252, 255, 164)]

@@ -27,7 +27,6 @@ from gendeg.endpoint import CHOICES, FIRST, degrade_endpoint
 from gendeg.estimator import BUNDLED as ESTIMATOR
 from gendeg.estimator import estimate_file
 from gendeg.figures import (
-    PRIOR,
     colour_degradation_map,
     colour_key,
     difference_figure,
@@ -41,6 +40,7 @@ from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.link import link, read_link, texts
 from gendeg.only_here import mask_section
+from gendeg.prior import PRIOR
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError
 from runtime.images import IN_TURN, open_image

@@ -26,7 +26,8 @@ from PIL import Image, ImageOps
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
-from gendeg.detail import mean_around, resized
+from gendeg.detail import mean_around
+from gendeg.image_forms import resize
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
 from runtime.images import open_image
@@ -82,11 +83,11 @@ def measure(pipeline: GenDegPipeline, photo: torch.Tensor, degradation: str) -> 
 
     small, degraded = output.clean[0], output.images[0]
     change = (degraded - small).abs().mean(0, keepdim=True)
-    calm = resized((change <= change.median()).float(), height, width)[0, 1:, 1:] > 0.5
+    calm = resize((change <= change.median()).float(), (height, width))[0, 1:, 1:] > 0.5
     contrast = (local_contrast(degraded) / local_contrast(small).clamp(min=1e-3)).clamp(max=1)
     left, before = gradient_energy(result), gradient_energy(photo)
-    expected = before * resized(contrast, height, width)[0, 1:, 1:] ** 2
-    shrunk = resized(result.float() / 255, *size).clamp(0, 1)
+    expected = before * resize(contrast, (height, width))[0, 1:, 1:] ** 2
+    shrunk = resize(result.float() / 255, size).clamp(0, 1)
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
 from gendeg.mixture import in_listed_order, label, parts_of
-from gendeg.prior import UNIFORM_EVERY, IntensityPrior
+from gendeg.prior import PRIOR, UNIFORM_EVERY
 from runtime.files import write_whole
 from training.dataset.store import PAIRS_PER_SHARD, PairStore
 
@@ -283,9 +283,8 @@ def _values(rows: list[dict[str, Any]], measure: str, what: str) -> np.ndarray:
 
 def _real(degradation: str) -> tuple[tuple[str, float, np.ndarray], ...]:
     """(measure, upper end of the bins, probability of each bin as it is drawn) for mu and sigma."""
-    prior = IntensityPrior()
-    mu = prior.mu_histogram(degradation)
-    return ("mu", MU_MAX, mu), ("sigma", SIGMA_MAX, mu @ prior.sigma_given_mu(degradation))
+    mu = PRIOR.mu_histogram(degradation)
+    return ("mu", MU_MAX, mu), ("sigma", SIGMA_MAX, mu @ PRIOR.sigma_given_mu(degradation))
 
 
 def _size_category(count: int) -> str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from gendeg.call import GenDegOutput
 from gendeg.degradations import DEGRADATIONS
 from gendeg.pipeline import GenDegPipeline
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 from training.photos import Photos, centre_square
 from training.simulators.matching import simulate
 
@@ -32,8 +32,8 @@ def evaluation_squares(folder: Path | None) -> torch.Tensor:
 
 def real_intensities(degradation: str, count: int, seed: int) -> np.ndarray:
     """(mu, sigma) drawn the way real data sets have them: [count, 2]."""
-    prior, rng = IntensityPrior(), np.random.default_rng(seed)
-    return np.array([prior.sample(degradation, rng)[:2] for _ in range(count)])
+    rng = np.random.default_rng(seed)
+    return np.array([PRIOR.sample(degradation, rng)[:2] for _ in range(count)])
 
 
 class TestPairs(NamedTuple):
