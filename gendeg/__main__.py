@@ -11,11 +11,9 @@ import os
 import sys
 from pathlib import Path
 
-import diffusers
 import numpy as np
-import transformers
 
-from gendeg.checkpoints import PRESETS, load_pipeline
+from gendeg.checkpoints import PRESETS, load_pipeline, quiet
 from gendeg.degradations import DEGRADATIONS
 from gendeg.mixture import MAX_PARTS, parts_of
 from gendeg.prior import PRIOR
@@ -27,8 +25,7 @@ from runtime.images import check_output, shown, write_image
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, or 2 after a sentence on stderr."""
     args = _parser().parse_args(arguments)
-    for library in (diffusers, transformers):  # a bar for every file they load
-        library.utils.logging.disable_progress_bar()
+    quiet()
     try:
         inputs, outputs = [args.photo, args.mask], [args.output, args.clean_output]
         _check_outputs([file for file in inputs if file], [file for file in outputs if file])

@@ -10,9 +10,8 @@ from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
 from runtime.errors import UserError
-from training.evaluate.inputs import SIZE
-from training.pair_folders import PairFolders, degradations_of
-from training.photos import centre_square
+from training.evaluate.inputs import SIZE, centre_squares
+from training.pair_folders import UNCLEAR, PairFolders, degradations_of
 from training.simulators.matching import simulate
 
 
@@ -37,15 +36,12 @@ def evaluate_held_back(
     for (dataset, _), i in sorted(by_scene.items(), key=lambda item: item[1]):
         chosen.setdefault(str(dataset), []).append(i)
     if not chosen:
-        raise UserError(
-            "These pairs do not say which degradation they show, show mixtures, or none of their scenes is held back."
-        )
+        raise UserError(UNCLEAR)
     table = {}
     for dataset, members in chosen.items():
         reached = []
         for i in tqdm(members[:limit], desc=dataset):
-            squares = np.stack([centre_square(file, SIZE) for file in pairs.files[i]])
-            clean, degraded = (torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).split(1)
+            clean, degraded = centre_squares(pairs.files[i]).split(1)
             degradation = pairs.rows[i]["degradation"]
             mu, sigma = (float(v) for v in intensity(clean, degraded))
             generator = torch.Generator().manual_seed(seed + i)

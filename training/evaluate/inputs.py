@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,16 @@ def evaluation_squares(folder: Path | None) -> torch.Tensor:
     """Centre squares of all photographs, or of 40 procedural scenes: float tensor [N, 3, 256, 256] in [0, 1]."""
     photos = Photos(folder)
     if photos.files:
-        arrays = [centre_square(file, SIZE) for file in photos.files]
-    else:
-        arrays = [photos.random_crop(SIZE, np.random.default_rng(i)) for i in range(40)]
+        return centre_squares(photos.files)
+    return _as_floats([photos.random_crop(SIZE, np.random.default_rng(i)) for i in range(40)])
+
+
+def centre_squares(files: Sequence[Path]) -> torch.Tensor:
+    """Centre squares of image files: float tensor [N, 3, 256, 256] in [0, 1]."""
+    return _as_floats([centre_square(file, SIZE) for file in files])
+
+
+def _as_floats(arrays: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
@@ -92,8 +99,18 @@ def generate(
         title: of the progress bar.
         settings: further arguments of the pipeline's call.
     """
-    for chunk in tqdm(range(0, len(photos), 8), desc=title):
-        part = slice(chunk, chunk + 8)
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
+    for part, seeds in in_eights(len(photos), seed, title):
         mu, sigma = asked[part].T
-        yield pipeline(photos[part], degradation, mu=mu, sigma=sigma, generator=generators, **settings)
+        yield pipeline(photos[part], degradation, mu=mu, sigma=sigma, generator=seeded(seeds), **settings)
+
+
+def in_eights(count: int, seed: int, title: str) -> Iterator[tuple[slice, list[int]]]:
+    """(places, a seed for each) of so many photographs, of 8 at a time, with a progress bar of this title."""
+    for start in tqdm(range(0, count, 8), desc=title):
+        stop = min(start + 8, count)
+        yield slice(start, stop), [seed + i for i in range(start, stop)]
+
+
+def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A generator for each seed."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]

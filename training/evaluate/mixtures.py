@@ -6,11 +6,10 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from gendeg.mixture import PHYSICAL_ORDER, degrade_mixture, mixture_name
 from gendeg.pipeline import GenDegPipeline
-from training.evaluate.inputs import real_intensities
+from training.evaluate.inputs import in_eights, real_intensities, seeded
 
 
 def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -26,13 +25,10 @@ def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int 
     for names in combinations(PHYSICAL_ORDER, 2):
         asked = np.stack([real_intensities(name, len(photos), seed + i) for i, name in enumerate(names)])  # [2, N, 2]
         own, mu_of_all = [], []
-        for chunk in tqdm(range(0, len(photos), 8), desc=mixture_name(names)):
-            part = slice(chunk, chunk + 8)
+        for part, seeds in in_eights(len(photos), seed, mixture_name(names)):
             mu, sigma = asked[:, part].transpose(2, 0, 1).tolist()
-            generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
-            output = degrade_mixture(
-                pipeline, photos[part], names, mu, sigma, generator=generators, output_size="working", output_type="pt"
-            )
+            settings = {"generator": seeded(seeds), "output_size": "working", "output_type": "pt"}
+            output = degrade_mixture(pipeline, photos[part], names, mu, sigma, **settings)
             own.append(np.stack([np.stack([p.mu, p.sigma], axis=1) for p in output.parts]))
             mu_of_all += output.mu
         reached = np.concatenate(own, axis=1)  # like `asked`

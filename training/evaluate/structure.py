@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
-from training.evaluate.inputs import real_intensities, simulated_pairs
+from training.evaluate.inputs import in_eights, real_intensities, seeded, simulated_pairs
 from training.generated_pairs import one_step
 
 
@@ -30,10 +29,8 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
         ease = 0.7 + 0.3 * torch.rand(len(photos), generator=torch.Generator().manual_seed(seed))
         asked = real_intensities(name, len(photos), seed)
         measured = []
-        for chunk in tqdm(range(0, len(photos), 8), desc=name):
-            part = slice(chunk, chunk + 8)
-            seeds = [seed + i for i in range(*part.indices(len(photos)))]
-            generators = [torch.Generator().manual_seed(s) for s in seeds]
+        for part, seeds in in_eights(len(photos), seed, name):
+            generators = seeded(seeds)
             clean, true = (images[part].to(pipeline.device) for images in (photos, pairs.degraded))
             conditions = pairs.phrases[part], pairs.mu[part], pairs.sigma[part]
             predicted = one_step(pipeline, clean, true, *conditions, ease[part].to(clean), seeds)[0]
