@@ -88,11 +88,9 @@ def _plot_base(degradation: str) -> str:
     return "\n".join(parts)
 
 
-def difference_figure(result: Result) -> np.ndarray | None:
-    """What structure correction changed, eight times enlarged around mid-grey: uint8 [H, W, 3]; None: nothing."""
-    if result.uncorrected is None:
-        return None
-    change = np.asarray(result.corrected, dtype=np.int16) - np.asarray(result.uncorrected)
+def difference_figure(before: Image.Image, after: Image.Image) -> np.ndarray:
+    """What structure correction changed, eight times enlarged around mid-grey: uint8 [H, W, 3]."""
+    change = np.asarray(after, dtype=np.int16) - np.asarray(before)
     return (128 + 8 * change).clip(0, 255).astype(np.uint8)
 
 
@@ -152,12 +150,12 @@ def numbers(request: Request | None = None, result: Result | None = None) -> str
     return f'<table class="numbers"><tr><td></td>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{lines}</table>'
 
 
-def sweep_figure(rows: list[list[Result]], tile: int = 260) -> Image.Image:
-    """The paper's figure: images in a grid of `tile` pixels wide cells, asked and reached intensity under each."""
+def sweep_figure(rows: list[list[Result]]) -> Image.Image:
+    """The paper's figure: images in a grid, asked and reached intensity under each."""
     heading, text = ImageFont.load_default(22), ImageFont.load_default(17)
     first = rows[0][0]
+    tile, gap, title, caption = 260, 12, 46, 56
     height = round(tile * first.degraded.height / first.degraded.width)
-    gap, title, caption = 12, 46, 56
     row_height = title + height + caption
     sheet = Image.new("RGB", (gap + (tile + gap) * len(rows[0]), row_height * len(rows) + gap), "white")
     draw = ImageDraw.Draw(sheet)

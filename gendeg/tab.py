@@ -251,6 +251,7 @@ def run_generate(
                 stem = f"{Path(photo['path']).stem[:60]}-{kinds}-{seed}"
                 files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean}, texts(request))
                 size = f"{event.degraded.width} × {event.degraded.height}"
+                corrected = event.uncorrected and difference_figure(event.uncorrected, event.corrected)
                 yield (
                     f"Done: {size} pixels, seed {seed}.{notes(request.photo)} {_anchor(request)}",
                     SKIP,
@@ -258,7 +259,7 @@ def run_generate(
                     degradation_map,
                     colour_key(brightest),
                     gr.update(value=part_maps(event), visible=bool(event.parts)),
-                    gr.update(value=difference_figure(event), visible=event.uncorrected is not None),
+                    gr.update(value=corrected, visible=corrected is not None),
                     numbers(request, event),
                     *(gr.update(value=file, interactive=True) for file in files),
                     gr.update(interactive=True),

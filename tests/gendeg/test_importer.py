@@ -21,6 +21,7 @@ from gendeg.checkpoints import PRESETS, with_preset
 from gendeg.importer import FULL_SIZE, import_checkpoint
 from gendeg.intensity import IntensityProjection
 from gendeg.structure_correction import StructureCorrection
+from training.benchmarks.full_size import SMALL
 from training.benchmarks.importer import (
     original_layout,
     original_text_encoder,
@@ -30,7 +31,6 @@ from training.benchmarks.importer import (
 )
 from training.generator.tokenizer import train_tokenizer
 
-LEVELS = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}
 CALL = {"degradation": "haze", "mu": 0.1, "sigma": 0.1, "num_inference_steps": 2, "output_type": "pt"}
 
 
@@ -44,17 +44,7 @@ def tokenizer_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sizes():
     """All parts as in Stable Diffusion, but narrow."""
-    return {
-        "unet": FULL_SIZE["unet"] | LEVELS | {"attention_head_dim": 2, "cross_attention_dim": 16},
-        "vae": FULL_SIZE["vae"] | LEVELS,
-        "text_encoder": {
-            "vocab_size": len(train_tokenizer(77)),
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-        },
-    }
+    return SMALL | {"text_encoder": SMALL["text_encoder"] | {"vocab_size": len(train_tokenizer(77))}}
 
 
 @pytest.fixture(scope="module")

@@ -39,13 +39,13 @@ GRAIN = 0.012  # deviation
 WORST_IS_HIGHEST = {"seconds", "cpu_seconds", "rough_detail", "peak_gib"}
 
 
-def large_photograph(file: Path, size: tuple[int, int] = SIZE) -> torch.Tensor:
-    """An image file as uint8 tensor [3, H, W] of the given width and height, cropped and resized."""
+def large_photograph(file: Path) -> torch.Tensor:
+    """An image file as uint8 tensor [3, H, W] of SIZE, cropped and resized."""
     image = open_image(file)
-    enlarged = image.width * image.height < size[0] * size[1]
-    pixels = torch.from_numpy(np.array(ImageOps.fit(image, size, Image.Resampling.LANCZOS))).permute(2, 0, 1)
+    enlarged = image.width * image.height < SIZE[0] * SIZE[1]
+    pixels = torch.from_numpy(np.array(ImageOps.fit(image, SIZE, Image.Resampling.LANCZOS))).permute(2, 0, 1)
     if enlarged:
-        grain = torch.randn(size[1], size[0], generator=torch.Generator().manual_seed(0)) * 255 * GRAIN
+        grain = torch.randn(SIZE[1], SIZE[0], generator=torch.Generator().manual_seed(0)) * 255 * GRAIN
         pixels = torch.stack([(channel + grain).round_().clamp_(0, 255).byte() for channel in pixels])
     return pixels.contiguous()
 

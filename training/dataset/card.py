@@ -235,10 +235,10 @@ def intensity_figure(rows: list[dict[str, Any]]) -> Image.Image:
     return figure.resize((figure.width // scale, figure.height // scale), Image.Resampling.LANCZOS)
 
 
-def contact_sheet(rows: list[dict[str, Any]], folder: Path, tile: int = 200) -> Image.Image:
+def contact_sheet(rows: list[dict[str, Any]], folder: Path) -> Image.Image:
     """Of every degradation a weak, a middling and a strong pair, clean beside degraded; files are below `folder`."""
     groups = _by_degradation(rows)
-    gap, space, caption, heading = 3, 16, 42, 30
+    tile, gap, space, caption, heading = 200, 3, 16, 42, 30
     title, font = ImageFont.load_default(17), ImageFont.load_default(13)
     pair_width, row_height = 2 * tile + gap + space, heading + tile + caption
     sheet = Image.new("RGB", (3 * pair_width + space, len(groups) * row_height), "white")

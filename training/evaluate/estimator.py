@@ -63,7 +63,7 @@ def _row(values: list[tuple[bool, float | None, float | None]]) -> dict[str, flo
 
 def _shown(photos: torch.Tensor, pairs: PairFolders | None, real: Path | None) -> Iterator[tuple[str, _Shown]]:
     for degradation in DEGRADATIONS:
-        simulated = simulated_pairs(photos, degradation, seed=0)
+        simulated = simulated_pairs(photos, degradation)
         for image, mu, sigma in zip(convert(simulated.degraded, "pil"), simulated.mu, simulated.sigma, strict=True):
             yield f"{degradation}, simulated", (image, degradation, mu, sigma)
     for photo in convert(photos, "pil"):

@@ -16,7 +16,7 @@ from training.simulators.matching import simulate
 
 
 def evaluate_held_back(
-    pipeline: GenDegPipeline, pairs: PairFolders, limit: int | None = None, seed: int = 0
+    pipeline: GenDegPipeline, pairs: PairFolders, limit: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Degrade the clean sides of real pairs at the measured (mu, sigma) of each; compare with the true degraded ones.
 
@@ -44,12 +44,11 @@ def evaluate_held_back(
             clean, degraded = centre_squares(pairs.files[i]).split(1)
             degradation = pairs.rows[i]["degradation"]
             mu, sigma = (float(v) for v in intensity(clean, degraded))
-            generator = torch.Generator().manual_seed(seed + i)
             output = pipeline(
-                clean, degradation, mu=mu, sigma=sigma, generator=generator,
+                clean, degradation, mu=mu, sigma=sigma, generator=torch.Generator().manual_seed(i),
                 resolution=SIZE, output_size="working", output_type="pt",
             )  # fmt: skip
-            simulated = simulate(clean[0], degradation, mu, sigma, torch.Generator().manual_seed(seed + i)).degraded
+            simulated = simulate(clean[0], degradation, mu, sigma, torch.Generator().manual_seed(i)).degraded
             reached.append([float(psnr(image, degraded)) for image in (output.images.cpu(), simulated[None])])
         generated, simulated = np.mean(reached, axis=0)
         table[dataset] = {"pairs": len(reached), "psnr_generated": float(generated), "psnr_simulated": float(simulated)}

@@ -37,7 +37,7 @@ def _as_floats(arrays: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
-def real_intensities(degradation: str, count: int, seed: int) -> np.ndarray:
+def real_intensities(degradation: str, count: int, seed: int = 0) -> np.ndarray:
     """(mu, sigma) drawn the way real data sets have them: [count, 2]."""
     rng = np.random.default_rng(seed)
     return np.array([PRIOR.sample(degradation, rng)[:2] for _ in range(count)])
@@ -52,7 +52,7 @@ class TestPairs(NamedTuple):
     sigma: list[float]
 
 
-def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> TestPairs:
+def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int = 0) -> TestPairs:
     """Photographs [N, 3, H, W] degraded by the simulators at real intensities."""
     asked = real_intensities(degradation, len(photos), seed)
     pairs = [
@@ -63,22 +63,22 @@ def simulated_pairs(photos: torch.Tensor, degradation: str, seed: int) -> TestPa
     return TestPairs(degraded, *map(list, zip(*((p.phrase, p.mu, p.sigma) for p in pairs), strict=True)))
 
 
-def simulated(photos: torch.Tensor, seed: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+def simulated(photos: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """(degradation, photographs with it) by the simulators, at real intensities; [N, 3, H, W] in [0, 1]."""
     for name in DEGRADATIONS:
-        yield name, simulated_pairs(photos, name, seed).degraded
+        yield name, simulated_pairs(photos, name).degraded
 
 
-def generated(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+def generated(pipeline: GenDegPipeline, photos: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """(degradation and setting, photographs with it) as the generator delivers them; [N, 3, H, W] in [0, 1].
 
     Each degradation at its typical intensity, which users get who ask for none, and at real ones.
     """
     for name, degradation in DEGRADATIONS.items():
         typical = np.tile(degradation.typical, (len(photos), 1))
-        for setting, asked in (("typical", typical), ("real intensities", real_intensities(name, len(photos), seed))):
+        for setting, asked in (("typical", typical), ("real intensities", real_intensities(name, len(photos)))):
             row = f"{name}, {setting}"
-            outputs = generate(pipeline, photos, name, asked, seed, f"generating {row}", output_type="pt")
+            outputs = generate(pipeline, photos, name, asked, f"generating {row}", output_type="pt")
             yield row, torch.cat([output.images for output in outputs])
 
 
@@ -87,7 +87,6 @@ def generate(
     photos: torch.Tensor,
     degradation: str,
     asked: np.ndarray,
-    seed: int,
     title: str,
     **settings: Any,
 ) -> Iterator[GenDegOutput]:
@@ -99,18 +98,17 @@ def generate(
         title: of the progress bar.
         settings: further arguments of the pipeline's call.
     """
-    for part, seeds in in_eights(len(photos), seed, title):
+    for part, generators in in_eights(len(photos), title):
         mu, sigma = asked[part].T
-        yield pipeline(photos[part], degradation, mu=mu, sigma=sigma, generator=seeded(seeds), **settings)
+        yield pipeline(photos[part], degradation, mu=mu, sigma=sigma, generator=generators, **settings)
 
 
-def in_eights(count: int, seed: int, title: str) -> Iterator[tuple[slice, list[int]]]:
-    """(places, a seed for each) of so many photographs, of 8 at a time, with a progress bar of this title."""
+def in_eights(count: int, title: str) -> Iterator[tuple[slice, list[torch.Generator]]]:
+    """(places, a random generator for each, whose seed is its place) of `count` things, of 8 at a time.
+
+    Args:
+        title: of the progress bar.
+    """
     for start in tqdm(range(0, count, 8), desc=title):
-        stop = min(start + 8, count)
-        yield slice(start, stop), [seed + i for i in range(start, stop)]
-
-
-def seeded(seeds: Sequence[int]) -> list[torch.Generator]:
-    """A generator for each seed."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+        part = slice(start, min(start + 8, count))
+        yield part, [torch.Generator().manual_seed(i) for i in range(part.start, part.stop)]

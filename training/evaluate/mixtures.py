@@ -9,10 +9,10 @@ import torch
 
 from gendeg.mixture import PHYSICAL_ORDER, degrade_mixture, mixture_name
 from gendeg.pipeline import GenDegPipeline
-from training.evaluate.inputs import in_eights, real_intensities, seeded
+from training.evaluate.inputs import in_eights, real_intensities
 
 
-def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor) -> dict[str, dict[str, float]]:
     """Ask every photograph for every pair of degradations, each at an intensity drawn from the prior, and measure.
 
     Rows: the pairs. Columns: median |asked - reached| mu and sigma of the second part, against its own input, and the
@@ -23,12 +23,13 @@ def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int 
     """
     table = {}
     for names in combinations(PHYSICAL_ORDER, 2):
-        asked = np.stack([real_intensities(name, len(photos), seed + i) for i, name in enumerate(names)])  # [2, N, 2]
+        asked = np.stack([real_intensities(name, len(photos), i) for i, name in enumerate(names)])  # [2, N, 2]
         own, mu_of_all = [], []
-        for part, seeds in in_eights(len(photos), seed, mixture_name(names)):
+        for part, generators in in_eights(len(photos), mixture_name(names)):
             mu, sigma = asked[:, part].transpose(2, 0, 1).tolist()
-            settings = {"generator": seeded(seeds), "output_size": "working", "output_type": "pt"}
-            output = degrade_mixture(pipeline, photos[part], names, mu, sigma, **settings)
+            output = degrade_mixture(
+                pipeline, photos[part], names, mu, sigma, generator=generators, output_size="working", output_type="pt"
+            )
             own.append(np.stack([np.stack([p.mu, p.sigma], axis=1) for p in output.parts]))
             mu_of_all += output.mu
         reached = np.concatenate(own, axis=1)  # like `asked`
