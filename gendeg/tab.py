@@ -45,7 +45,7 @@ from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read
 from runtime.errors import UserError
 from runtime.images import IN_TURN, open_image
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, bar, failed, failure, notes, preview, save_pngs, show_upload, wire_jobs
+from runtime.page import QUICK, SKIP, bar, failed, failure, notes, preview, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
 
@@ -76,7 +76,6 @@ element.addEventListener('click', (event) => {
   trigger('click', {mu: +muLow + x * (muHigh - muLow), sigma: +sigmaLow + y * (sigmaHigh - sigmaLow)});
 });
 """
-SKIP = gr.skip()
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 
 

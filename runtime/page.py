@@ -18,6 +18,7 @@ from runtime.jobs import cancel
 from runtime.uploads import files_folder, uploaded
 
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that do no work
+SKIP = gr.skip()  # leaves a component as it is
 PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
 _SHOW = """() => {{
   if (innerWidth < 930) document.getElementById("{}").scrollIntoView({{block: "center", behavior: "smooth"}});
