@@ -13,7 +13,7 @@ from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models
 from gendeg.link import texts
 from gendeg.request import MAX_SEED, Result, read_request, resolutions
-from runtime.page import SKIP, save_pngs
+from runtime.page import ALONE, SKIP, save_pngs
 from runtime.uploads import Photo, uploaded
 
 FIRST = next(iter(DEGRADATIONS))
@@ -100,5 +100,5 @@ def degrade_endpoint(models: Models) -> None:
         trigger = gr.Button("Degrade")
         trigger.click(
             degrade, inputs, [*outputs, gr.JSON(label="Asked and reached")],
-            api_name="degrade", concurrency_limit=1, concurrency_id="model",
+            api_name="degrade", **ALONE,
         )  # fmt: skip

@@ -25,7 +25,7 @@ from gendeg.request import MAX_SEED, read_request
 from gendeg.robustness import Picture, Robustness, measured
 from runtime.errors import UserError
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, SKIP, Names, bar, failed, notes, save_pngs, show_upload, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, Names, bar, failed, notes, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, files_folder, uploaded
 
 AS_IT_IS = "as it is"
@@ -233,6 +233,4 @@ def _endpoint(models: Models, measuring: Measuring) -> None:
         outputs = [
             gr.File(label="CSV"), gr.File(label="Degraded", file_count="multiple"), gr.JSON(label="Rows and failures"),
         ]  # fmt: skip
-        gr.Button("Measure").click(
-            robustness, inputs, outputs, api_name="robustness", concurrency_limit=1, concurrency_id="model"
-        )
+        gr.Button("Measure").click(robustness, inputs, outputs, api_name="robustness", **ALONE)

@@ -45,7 +45,7 @@ from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read
 from runtime.errors import UserError
 from runtime.images import IN_TURN, open_image
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, SKIP, bar, failed, failure, notes, preview, save_pngs, show_upload, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, bar, failed, failure, notes, preview, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
 
@@ -542,10 +542,6 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     plot.click(chosen_on_plot, None, [mu, sigma], **QUICK)
 
     settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset, mask, *also]
-    slow = {
-        "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
-        "show_progress_on": status,
-    }  # fmt: skip
 
     def generate_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
         yield from run_generate(models, *values)
@@ -574,7 +570,10 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         def describe_clicked(photo: Any) -> tuple[Any, Any]:
             return run_describe(caption_of, photo)
 
-        describe_button.click(describe_clicked, photo, [caption, status], **slow)
+        describe_button.click(
+            describe_clicked, photo, [caption, status], **ALONE, api_visibility="private",
+            show_progress="minimal", show_progress_on=status,
+        )  # fmt: skip
 
     def page_address(opened: gr.Request) -> tuple[Any, ...]:
         return from_link(dict(opened.query_params))

@@ -23,7 +23,7 @@ from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, re
 from restorers.registry import available
 from runtime.errors import UserError
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, SKIP, Names, bar, failed, failure, notes, preview, show_upload, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, Names, bar, failed, failure, notes, preview, show_upload, wire_jobs
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, files_folder, uploaded
 
@@ -347,6 +347,4 @@ def _endpoint(loaded: Restorers) -> None:
             Photo(label="Clean image", type="filepath", value=None),
         ]
         outputs = [gr.File(label="Restored", file_count="multiple"), gr.JSON(label="Seconds, PSNR and SSIM")]
-        gr.Button("Restore").click(
-            restore, inputs, outputs, api_name="restore", concurrency_limit=1, concurrency_id="model"
-        )
+        gr.Button("Restore").click(restore, inputs, outputs, api_name="restore", **ALONE)

@@ -23,7 +23,7 @@ from gendeg.request import MAX_SEED
 from gendeg.tab import list_models
 from runtime.images import PHOTOGRAPHS
 from runtime.limits import limit
-from runtime.page import QUICK, SKIP, bar, failed, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, bar, failed, wire_jobs
 from runtime.uploads import Files, all_uploaded, files_folder
 from training.dataset.jobs import DataSet, Progress, Skipped, make_of_files
 from training.dataset.pack import LAYOUTS
@@ -237,5 +237,5 @@ def _endpoint(models: Models) -> None:
         ]  # fmt: skip
         gr.Button("Make pairs").click(
             data_set, inputs, [gr.File(label="Pairs"), gr.JSON(label="What the ZIP holds")],
-            api_name="data_set", concurrency_limit=1, concurrency_id="model",
+            api_name="data_set", **ALONE,
         )  # fmt: skip
