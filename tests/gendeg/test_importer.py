@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -285,20 +284,6 @@ def test_a_stop_during_the_upload_says_what_is_there(command, files, tmp_path, m
     code, errors = command(files[0], "--output", str(out), "--push-to-hub", "me/mine")
     assert code == 130 and f"{out} is complete. To upload it: hf upload me/mine {out}" in errors
     assert load_pipeline(out, device="cpu").unet is not None
-
-
-def test_as_a_command(tmp_path):
-    command = [sys.executable, "-m", "gendeg.importer", "none.ckpt", "--output", str(tmp_path / "out")]
-    (tmp_path / "tokenizer").mkdir()
-    result = subprocess.run(
-        [*command, "--tokenizer", str(tmp_path / "tokenizer")],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 2
-    assert result.stderr.startswith("import: The tokenizer") and result.stderr.count("\n") == 1
 
 
 def test_full_size_is_stable_diffusion():
