@@ -11,14 +11,12 @@ import os
 import sys
 from pathlib import Path
 
-import diffusers
 import numpy as np
-import transformers
 
-from gendeg.checkpoints import PRESETS, load_pipeline
+from gendeg.checkpoints import PRESETS, load_pipeline, quiet
 from gendeg.degradations import DEGRADATIONS
 from gendeg.mixture import MAX_PARTS, parts_of
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Result, degrade, read_request, resolutions
 from runtime.errors import UserError
 from runtime.images import check_output, shown, write_image
@@ -27,8 +25,7 @@ from runtime.images import check_output, shown, write_image
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, or 2 after a sentence on stderr."""
     args = _parser().parse_args(arguments)
-    for library in (diffusers, transformers):  # a bar for every file they load
-        library.utils.logging.disable_progress_bar()
+    quiet()
     try:
         inputs, outputs = [args.photo, args.mask], [args.output, args.clean_output]
         _check_outputs([file for file in inputs if file], [file for file in outputs if file])
@@ -54,7 +51,7 @@ def _parts(
     degradation: str, mu: list[float] | None, sigma: list[float] | None, seed: int
 ) -> list[tuple[str, float, float]]:
     """(degradation, mu, sigma) of each, the latter drawn where none are given."""
-    names, prior, rng = parts_of(degradation), IntensityPrior(), np.random.default_rng(abs(seed))
+    names, rng = parts_of(degradation), np.random.default_rng(abs(seed))
     for option, values in (("--mu", mu), ("--sigma", sigma)):
         if values is not None and len(values) != len(names):
             raise UserError(
@@ -62,7 +59,7 @@ def _parts(
                 f"between them, or leave {option} out."
             )
     asked = zip(names, mu or [None] * len(names), sigma or [None] * len(names), strict=True)
-    return [(name, *prior.complete(name, rng, *intensity)) for name, *intensity in asked]
+    return [(name, *PRIOR.complete(name, rng, *intensity)) for name, *intensity in asked]
 
 
 def _report(result: Result) -> None:

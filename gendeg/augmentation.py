@@ -18,12 +18,10 @@ from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.photos import files_of, random_square
 from gendeg.pipeline import MIN_SIDE, GenDegPipeline
-from gendeg.prior import IntensityPrior, named_rng
+from gendeg.prior import PRIOR, named_rng
 from gendeg.request import MAX_SEED
 from runtime.errors import UserError
 from runtime.images import open_image
-
-PRIOR = IntensityPrior()
 
 
 class DegradedPhotos(Dataset):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from gendeg.detail import resized
+from gendeg.image_forms import resize
 
 _REACH = 40  # pixels to each side that light may move
 _NOISE = 1e-2  # of the spectrum's mean power: frequencies with less say little about the way of the light
@@ -63,7 +63,7 @@ def way_of_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor | 
 def enlarged(way: torch.Tensor, factor: float) -> torch.Tensor:
     """A kernel, odd sides and of sum 1, at another size."""
     side = 2 * round(way.shape[0] * factor / 2 - 0.5) + 1
-    way = resized(way[None], side, side)[0].clamp(min=0)
+    way = resize(way[None], (side, side))[0].clamp(min=0)
     return way / way.sum()
 
 

@@ -102,9 +102,13 @@ def check_inputs(
     return call
 
 
+def several(value: Any) -> bool:
+    """Whether an argument holds a value for each image, or each degradation, and not one for all."""
+    return isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim > 0)
+
+
 def _per_image(value: Any, count: int, name: str) -> list[Any]:
-    several = isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim)
-    values = list(value) if several else [value] * count
+    values = list(value) if several(value) else [value] * count
     if len(values) != count:
         raise UserError(f"There are {count} images but {len(values)} values of {name}.")
     return values

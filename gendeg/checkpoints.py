@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -194,6 +196,12 @@ def load_pipeline(
     if compile:
         pipeline.unet.compile()
     return pipeline
+
+
+def quiet() -> None:
+    """Without a bar for every file that the libraries load."""
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
 
 
 def _folder(source: str | Path) -> Path:

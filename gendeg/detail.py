@@ -10,14 +10,11 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from gendeg.image_forms import resize
+
 STRIP = 128  # rows of the photograph worked on at once, which bounds memory
 TELLING_VARIANCE = 1e-4  # of the clean image's local detail: with less, a square's own regression says little
 REACHES = (27, 9, 5)  # of the squares that transmission is measured in, coarse to fine
-
-
-def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """[C, h, w] to [C, height, width]: bicubic, low-pass filtered where it shrinks."""
-    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
 def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
@@ -75,13 +72,14 @@ def transfer_detail(
     here = transmission(clean, degraded) if kept is None else kept
     layers = torch.cat([degraded - clean + (1 - here) * clean, 1 - here])  # exact zeros where nothing changed
     if height > clean.shape[1]:  # enlarging is soft: what it would lose is added before
-        layers = 2 * layers - resized(resized(layers, *(2 * side for side in layers.shape[1:])), *layers.shape[1:])
-    layers = resized(layers, height, layers.shape[2])
+        size = layers.shape[1:]
+        layers = 2 * layers - resize(resize(layers, (2 * size[0], 2 * size[1])), size)
+    layers = resize(layers, (height, layers.shape[2]))
     result, white = torch.empty_like(photo), 255 if photo.dtype == torch.uint8 else 1
     for top in range(0, height, STRIP):
         rows = slice(top, top + STRIP)
         strip = photo[:, rows].float() / white
-        veil, lost = resized(layers[:, rows], strip.shape[1], width).split([3, 1])
+        veil, lost = resize(layers[:, rows], (strip.shape[1], width)).split([3, 1])
         strip = (strip + veil - lost * strip).clamp_(0, 1)
         result[:, rows] = (strip * white).round_() if photo.dtype == torch.uint8 else strip
     return result

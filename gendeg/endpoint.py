@@ -13,13 +13,11 @@ from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models
 from gendeg.link import texts
 from gendeg.request import MAX_SEED, Result, read_request, resolutions
-from runtime.errors import sentence
-from runtime.page import save_pngs
+from runtime.page import ALONE, SKIP, save_pngs
 from runtime.uploads import Photo, uploaded
 
 FIRST = next(iter(DEGRADATIONS))
 CHOICES = [(degradation.label, name) for name, degradation in DEGRADATIONS.items()]
-SKIP = gr.skip()
 
 
 def degrade_endpoint(models: Models) -> None:
@@ -57,31 +55,28 @@ def degrade_endpoint(models: Models) -> None:
         """
         settings = (steps, guidance_scale, image_guidance_scale, resolution, output_size)
         settings += (caption, structure_correction, preset)
-        try:
-            request = read_request(uploaded(image), degradation, mu, sigma, seed, *settings, mask=uploaded(mask))
-            for event in models.generate(request, model or None):
-                if isinstance(event, Result):
-                    degradation_map, brightest = colour_degradation_map(event.degradation_map)
-                    yield (
-                        *save_pngs({"degraded": event.degraded, "clean": event.clean}, texts(request)),
-                        degradation_map,
-                        {
-                            "degradation": request.degradation,
-                            "asked": {"mu": request.mu, "sigma": request.sigma},
-                            "reached": {"mu": event.mu, "sigma": event.sigma},
-                            "at_output_size": {"mu": event.delivered_mu, "sigma": event.delivered_sigma},
-                            "inside_the_mask": event.inside and dict(zip(("mu", "sigma"), event.inside, strict=True)),
-                            "seed": request.seed,
-                            "map_maximum": brightest,
-                            "structure_correction": event.uncorrected is not None,
-                        },
-                    )
-                elif event is not None:
-                    yield None, None, None, {"step": event.done, "steps": event.total}
-                else:
-                    yield (SKIP,) * 4
-        except Exception as error:
-            raise gr.Error(sentence(error), print_exception=False) from error
+        request = read_request(uploaded(image), degradation, mu, sigma, seed, *settings, mask=uploaded(mask))
+        for event in models.generate(request, model or None):
+            if isinstance(event, Result):
+                degradation_map, brightest = colour_degradation_map(event.degradation_map)
+                yield (
+                    *save_pngs({"degraded": event.degraded, "clean": event.clean}, texts(request)),
+                    degradation_map,
+                    {
+                        "degradation": request.degradation,
+                        "asked": {"mu": request.mu, "sigma": request.sigma},
+                        "reached": {"mu": event.mu, "sigma": event.sigma},
+                        "at_output_size": {"mu": event.delivered_mu, "sigma": event.delivered_sigma},
+                        "inside_the_mask": event.inside and dict(zip(("mu", "sigma"), event.inside, strict=True)),
+                        "seed": request.seed,
+                        "map_maximum": brightest,
+                        "structure_correction": event.uncorrected is not None,
+                    },
+                )
+            elif event is not None:
+                yield None, None, None, {"step": event.done, "steps": event.total}
+            else:
+                yield (SKIP,) * 4
 
     with gr.Group(visible=False):
         inputs = [
@@ -105,5 +100,5 @@ def degrade_endpoint(models: Models) -> None:
         trigger = gr.Button("Degrade")
         trigger.click(
             degrade, inputs, [*outputs, gr.JSON(label="Asked and reached")],
-            api_name="degrade", concurrency_limit=1, concurrency_id="model",
+            api_name="degrade", **ALONE,
         )  # fmt: skip

@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gendeg.degradations import get_degradation
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 from gendeg.request import Request, Result
 
-PRIOR = IntensityPrior()
 # Dark to light, of even perceived brightness: black, violet, red, orange, pale yellow.
 _FIRE = np.array(
     [(0, 0, 4), (51, 10, 95), (120, 28, 109), (187, 55, 84), (237, 105, 37), (252, 181, 25), (252, 255, 164)]
@@ -89,11 +88,9 @@ def _plot_base(degradation: str) -> str:
     return "\n".join(parts)
 
 
-def difference_figure(result: Result) -> np.ndarray | None:
-    """What structure correction changed, eight times enlarged around mid-grey: uint8 [H, W, 3]; None: nothing."""
-    if result.uncorrected is None:
-        return None
-    change = np.asarray(result.corrected, dtype=np.int16) - np.asarray(result.uncorrected)
+def difference_figure(before: Image.Image, after: Image.Image) -> np.ndarray:
+    """What structure correction changed, eight times enlarged around mid-grey: uint8 [H, W, 3]."""
+    change = np.asarray(after, dtype=np.int16) - np.asarray(before)
     return (128 + 8 * change).clip(0, 255).astype(np.uint8)
 
 
@@ -153,12 +150,12 @@ def numbers(request: Request | None = None, result: Result | None = None) -> str
     return f'<table class="numbers"><tr><td></td>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{lines}</table>'
 
 
-def sweep_figure(rows: list[list[Result]], tile: int = 260) -> Image.Image:
-    """The paper's figure: images in a grid of `tile` pixels wide cells, asked and reached intensity under each."""
+def sweep_figure(rows: list[list[Result]]) -> Image.Image:
+    """The paper's figure: images in a grid, asked and reached intensity under each."""
     heading, text = ImageFont.load_default(22), ImageFont.load_default(17)
     first = rows[0][0]
+    tile, gap, title, caption = 260, 12, 46, 56
     height = round(tile * first.degraded.height / first.degraded.width)
-    gap, title, caption = 12, 46, 56
     row_height = title + height + caption
     sheet = Image.new("RGB", (gap + (tile + gap) * len(rows[0]), row_height * len(rows) + gap), "white")
     draw = ImageDraw.Draw(sheet)

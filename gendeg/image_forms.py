@@ -44,7 +44,7 @@ def to_bytes(image: ImageInput | Sequence[ImageInput]) -> list[torch.Tensor]:
 
 
 def resize(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """An image [3, H, W] at another size, (height, width)."""
+    """[C, H, W] at another size, (height, width): bicubic, low-pass filtered where it shrinks."""
     if tuple(image.shape[1:]) == size:
         return image
     return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0]

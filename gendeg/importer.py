@@ -34,7 +34,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from gendeg.checkpoints import with_preset
+from gendeg.checkpoints import quiet, with_preset
 from gendeg.intensity import IntensityProjection
 from gendeg.pipeline import GenDegPipeline
 from gendeg.structure_correction import StructureCorrection
@@ -264,8 +264,8 @@ def _shortened(names: Iterable[str]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0; 2 after a sentence on stderr; 130 after Ctrl-C."""
     args = _parser().parse_args(arguments)
+    quiet()
     for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
     try:
         if args.output.exists() and not (args.output.is_dir() and not any(args.output.iterdir())):

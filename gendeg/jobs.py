@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -204,26 +205,22 @@ def _generate(pipeline: GenDegPipeline, request: Request, report: Report) -> Res
 
 
 def _sweep(pipeline: GenDegPipeline, request: Request, report: Report) -> list[list[Result]]:
-    kind, done, request = DEGRADATIONS[request.degradation], 0, replace(request, output_size="working", also=())
+    kind, request = DEGRADATIONS[request.degradation], replace(request, output_size="working", also=())
     rows = [
         [replace(request, mu=round(mu, 3)) for mu in np.linspace(*kind.mu_range, SWEEP_COLUMNS).tolist()],
         [replace(request, sigma=round(sigma, 3)) for sigma in np.linspace(*kind.sigma_range, SWEEP_COLUMNS).tolist()],
     ]
-
-    def callback(pipeline: GenDegPipeline, *_: Any) -> None:
-        nonlocal done
-        done += 1
-        report(Step(done, len(rows) * len(pipeline.scheduler.timesteps)))
-
+    callback = _counter(report, len(rows))
     return [degrade(pipeline, row, callback) for row in rows]
 
 
 def _rise(pipeline: GenDegPipeline, request: Request, report: Report) -> list[Picture]:
-    done, mus = 0, rising_mus(request.degradation)
-
-    def callback(pipeline: GenDegPipeline, *_: Any) -> None:
-        nonlocal done
-        done += 1
-        report(Step(done, (len(mus) - 1) * len(pipeline.scheduler.timesteps)))
-
+    mus = rising_mus(request.degradation)
+    callback = _counter(report, len(mus) - 1)
     return list(pictures(pipeline, replace(request, output_size="working"), mus, callback))
+
+
+def _counter(report: Report, calls: int) -> Callable[..., None]:
+    """A callback that reports how many steps of so many calls of the pipeline are done."""
+    done = count(1)
+    return lambda pipeline, *_: report(Step(next(done), calls * len(pipeline.scheduler.timesteps)))

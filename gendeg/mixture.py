@@ -10,11 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from diffusers.utils import BaseOutput
 
-from gendeg.call import GenDegOutput
+from gendeg.call import GenDegOutput, several
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.image_forms import ImageInput, Images, convert, resize, to_bytes
 from gendeg.intensity import degradation_map, intensity_of_pair
@@ -167,8 +165,7 @@ def _one_each(value: Sequence[Any] | None, count: int, what: str) -> list[Any]:
     """Raises a UserError if there is not one for each part."""
     if value is None:
         return [None] * count
-    several = isinstance(value, (list, tuple)) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim > 0)
-    if not several:
+    if not several(value):
         raise UserError(f"{what} must be a list with a value for each of the {count} degradations, not {value!r}.")
     if len(value) != count:
         raise UserError(f"There are {count} degradations but {len(value)} values of {what}. Give one for each.")

@@ -76,7 +76,6 @@ class GenDegPipeline(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->intensity_projection->unet->vae->structure_correction"
     _optional_components = ["structure_correction"]
-    _callback_tensor_inputs = ["latents", "predicted"]
 
     def __init__(
         self,

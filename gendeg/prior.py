@@ -14,7 +14,6 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,22 +164,6 @@ class IntensityPrior:
         of = {mu: (round(mu, 3), round(self.typical_sigma(degradation, mu), 3)) for mu in (light, heavy)}
         return {"light": of[light], "moderate": get_degradation(degradation).typical, "heavy": of[heavy]}
 
-    def sample_many(
-        self, degradation: str, count: int, rng: np.random.Generator, uniform_every: int | None = UNIFORM_EVERY
-    ) -> Iterator[IntensitySample]:
-        """Draw `count` intensities, of which the 20th, 40th, ... (`uniform_every`; None: none) are uniform.
-
-        Raises:
-            UserError: for an unknown degradation or `uniform_every` below 1.
-        """
-        get_degradation(degradation)
-        if uniform_every is not None and uniform_every < 1:
-            raise UserError(f"uniform_every must be at least 1, or None for no uniform samples; got {uniform_every}.")
-        return (
-            self.sample(degradation, rng, uniform=uniform_every is not None and number % uniform_every == 0)
-            for number in range(1, count + 1)
-        )
-
     def range(self, degradation: str) -> tuple[tuple[float, float], tuple[float, float]]:
         """((mu low, mu high), (sigma low, sigma high)): outer edges of the lowest and highest bins with real data."""
         joint = self._of(degradation).joint
@@ -237,6 +220,9 @@ class IntensityPrior:
     def _histograms(self) -> dict[str, _Histograms]:
         tables = json.loads(self.path.read_text(encoding="utf-8"))["degradations"]
         return {name: _prepare(name, table) for name, table in tables.items()}
+
+
+PRIOR = IntensityPrior()  # of the shipped histograms
 
 
 def named_rng(*name: str | int) -> np.random.Generator:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -317,11 +316,8 @@ def _output_size(value: Any) -> int | str:
 
 
 def _number(name: str, value: Any, lowest: float, highest: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not isfinite(number) or not lowest <= number <= highest:
+    number = _float(value)
+    if not lowest <= number <= highest:
         raise UserError(f"{name} must be a number from {lowest:g} to {highest:g}, not {_shown(value)}.")
     return number
 
@@ -332,13 +328,18 @@ def whole(name: str, value: Any, lowest: int, highest: int) -> int:
     Raises:
         UserError: if it is none; the message calls it `name`.
     """
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not isfinite(number) or number != int(number) or not lowest <= number <= highest:
+    number = _float(value)
+    if not lowest <= number <= highest or number != int(number):
         raise UserError(f"{name} must be a whole number from {lowest} to {highest}, not {_shown(value)}.")
     return int(number)
+
+
+def _float(value: Any) -> float:
+    """What was typed, as a number; NaN, which lies in no range, if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
 
 
 def _shown(value: Any) -> str:

@@ -21,14 +21,13 @@ from gendeg.degradations import get_degradation
 from gendeg.image_forms import ImageInput, convert, to_bytes
 from gendeg.intensity import MU_MAX
 from gendeg.pipeline import GenDegPipeline
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 from gendeg.request import Request, degrade
 from runtime.errors import UserError
 from runtime.files import write_whole
 from runtime.images import open_image
 
 POINTS = 8
-PRIOR = IntensityPrior()
 
 Values = Mapping[str, float | None]
 Photograph = ImageInput | str | Path

@@ -23,12 +23,11 @@ from gendeg.endpoint import CHOICES, FIRST
 from gendeg.jobs import Models, Step
 from gendeg.request import MAX_SEED, read_request
 from gendeg.robustness import Picture, Robustness, measured
-from runtime.errors import UserError, sentence
+from runtime.errors import UserError
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, Names, bar, failed, notes, save_pngs, show_upload, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, Names, bar, failed, notes, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, files_folder, uploaded
 
-SKIP = gr.skip()
 AS_IT_IS = "as it is"
 PLOTS = {"psnr": "PSNR in dB", "ssim": "SSIM"}
 
@@ -120,16 +119,13 @@ def run_robustness(
 
 def run_endpoint(models: Models, measuring: Measuring, *values: Any) -> Iterator[tuple[Any, Any, Any]]:
     """See `robustness` in `_endpoint`, which the API's documentation shows. Yields (CSV file, pictures, numbers)."""
-    try:
-        for event in rise_and_measure(models, measuring, *values):
-            if isinstance(event, Outcome):
-                named = {f"mu-{p.asked[0]:.3f}": p.degraded for p in event.pictures}
-                rows = [{name: _finite(value) for name, value in row.items()} for row in event.curve.table()]
-                yield write_csv(event, values[1]), save_pngs(named), {"rows": rows, "failures": event.failures}
-            else:
-                yield SKIP, SKIP, SKIP if event is None else {"share": event[0], "at_work": event[1]}
-    except Exception as error:
-        raise gr.Error(sentence(error), print_exception=False) from error
+    for event in rise_and_measure(models, measuring, *values):
+        if isinstance(event, Outcome):
+            named = {f"mu-{p.asked[0]:.3f}": p.degraded for p in event.pictures}
+            rows = [{name: _finite(value) for name, value in row.items()} for row in event.curve.table()]
+            yield write_csv(event, values[1]), save_pngs(named), {"rows": rows, "failures": event.failures}
+        else:
+            yield SKIP, SKIP, SKIP if event is None else {"share": event[0], "at_work": event[1]}
 
 
 def points(curve: Robustness, measure: str) -> pd.DataFrame:
@@ -237,6 +233,4 @@ def _endpoint(models: Models, measuring: Measuring) -> None:
         outputs = [
             gr.File(label="CSV"), gr.File(label="Degraded", file_count="multiple"), gr.JSON(label="Rows and failures"),
         ]  # fmt: skip
-        gr.Button("Measure").click(
-            robustness, inputs, outputs, api_name="robustness", concurrency_limit=1, concurrency_id="model"
-        )
+        gr.Button("Measure").click(robustness, inputs, outputs, api_name="robustness", **ALONE)

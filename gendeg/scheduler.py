@@ -56,8 +56,6 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: the network is told t * num_train_timesteps.
     """
 
-    order = 1
-
     @register_to_config
     def __init__(
         self,
@@ -66,7 +64,6 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         smooth_noise_scale: float | list[float] = 0.0,
         num_train_timesteps: int = 1000,
     ):
-        self.init_noise_sigma = 1.0
         self.set_timesteps(8)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
@@ -74,7 +71,6 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         if num_inference_steps < 1:
             raise ValueError("The number of steps must be at least 1.")
         times = bridge_times(torch.linspace(0, 1, num_inference_steps + 1, dtype=torch.float64))
-        self.num_inference_steps = num_inference_steps
         self._times = times.tolist()
         self.timesteps = (times[:-1] * self.config.num_train_timesteps).float().to(device)
         self._index = 0
@@ -178,8 +174,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         timestep: torch.Tensor | float,
         sample: torch.Tensor,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        return_dict: bool = True,
-    ) -> BridgeSchedulerOutput | tuple[torch.Tensor]:
+    ) -> BridgeSchedulerOutput:
         """Move `sample` from the current time t to the next, t'; call once per entry of `timesteps`, in order.
 
         Given where it is and where it is thought to end, a bridge's next position is normal (I2SB, Equation 4):
@@ -199,6 +194,4 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
             noise = self.draw_noise(sample, generator, self._temperature)
             result = result + ((then - now) * (1 - then) / (1 - now)) ** 0.5 * noise
         self._index += 1
-        if not return_dict:
-            return (result,)
         return BridgeSchedulerOutput(prev_sample=result, pred_original_sample=degraded)

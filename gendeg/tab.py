@@ -27,7 +27,6 @@ from gendeg.endpoint import CHOICES, FIRST, degrade_endpoint
 from gendeg.estimator import BUNDLED as ESTIMATOR
 from gendeg.estimator import estimate_file
 from gendeg.figures import (
-    PRIOR,
     colour_degradation_map,
     colour_key,
     difference_figure,
@@ -41,11 +40,12 @@ from gendeg.intensity import MU_MAX, SIGMA_MAX
 from gendeg.jobs import Models, Step, describe, model_source
 from gendeg.link import link, read_link, texts
 from gendeg.only_here import mask_section
+from gendeg.prior import PRIOR
 from gendeg.request import MAX_SEED, STRUCTURE_CORRECTION, Request, Result, read_request, resolutions
 from runtime.errors import UserError
 from runtime.images import IN_TURN, open_image
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, bar, failed, failure, notes, preview, save_pngs, show_upload, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, bar, failed, failure, notes, preview, save_pngs, show_upload, wire_jobs
 from runtime.uploads import Photo, uploaded
 from runtime.zero_gpu import on_gpu, zero_gpu
 
@@ -76,7 +76,6 @@ element.addEventListener('click', (event) => {
   trigger('click', {mu: +muLow + x * (muHigh - muLow), sigma: +sigmaLow + y * (sigmaHigh - sigmaLow)});
 });
 """
-SKIP = gr.skip()
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 
 
@@ -251,6 +250,7 @@ def run_generate(
                 stem = f"{Path(photo['path']).stem[:60]}-{kinds}-{seed}"
                 files = save_pngs({f"{stem}-degraded": event.degraded, f"{stem}-clean": event.clean}, texts(request))
                 size = f"{event.degraded.width} × {event.degraded.height}"
+                corrected = event.uncorrected and difference_figure(event.uncorrected, event.corrected)
                 yield (
                     f"Done: {size} pixels, seed {seed}.{notes(request.photo)} {_anchor(request)}",
                     SKIP,
@@ -258,7 +258,7 @@ def run_generate(
                     degradation_map,
                     colour_key(brightest),
                     gr.update(value=part_maps(event), visible=bool(event.parts)),
-                    gr.update(value=difference_figure(event), visible=event.uncorrected is not None),
+                    gr.update(value=corrected, visible=corrected is not None),
                     numbers(request, event),
                     *(gr.update(value=file, interactive=True) for file in files),
                     gr.update(interactive=True),
@@ -542,10 +542,6 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     plot.click(chosen_on_plot, None, [mu, sigma], **QUICK)
 
     settings = [steps, guidance, image_guidance, resolution, output_size, caption, correction, preset, mask, *also]
-    slow = {
-        "concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private", "show_progress": "minimal",
-        "show_progress_on": status,
-    }  # fmt: skip
 
     def generate_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
         yield from run_generate(models, *values)
@@ -574,7 +570,10 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
         def describe_clicked(photo: Any) -> tuple[Any, Any]:
             return run_describe(caption_of, photo)
 
-        describe_button.click(describe_clicked, photo, [caption, status], **slow)
+        describe_button.click(
+            describe_clicked, photo, [caption, status], **ALONE, api_visibility="private",
+            show_progress="minimal", show_progress_on=status,
+        )  # fmt: skip
 
     def page_address(opened: gr.Request) -> tuple[Any, ...]:
         return from_link(dict(opened.query_params))

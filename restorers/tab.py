@@ -21,16 +21,15 @@ from PIL import Image
 
 from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, read_request, restore_photo
 from restorers.registry import available
-from runtime.errors import UserError, sentence
+from runtime.errors import UserError
 from runtime.jobs import CANCELLED, until
-from runtime.page import QUICK, Names, bar, failed, failure, notes, preview, show_upload, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, Names, bar, failed, failure, notes, preview, show_upload, wire_jobs
 from runtime.paths import ASSETS
 from runtime.uploads import Photo, files_folder, uploaded
 
 _EXAMPLES = ASSETS / "examples"
 EXAMPLES = {path.name: path.parent / "clean" / path.name for path in sorted(_EXAMPLES.glob("*.webp"))}
 THUMBNAIL = 480
-SKIP = gr.skip()
 CSS = (Path(__file__).parent / "tab.css").read_text(encoding="utf-8")
 # A click on a card shows its image on the right of the comparison.
 COMPARE_ON_CLICK = """
@@ -141,27 +140,24 @@ def run_endpoint(
     restorers: Restorers, image: Any, names: list[str] | str | None = None, clean: Any = None
 ) -> Iterator[tuple[Any, Any]]:
     """See `restore` in `_endpoint`, which the API's documentation shows. Yields (files, numbers)."""
-    try:
-        request = read_request(uploaded(image), list(available()) if names is None else names, uploaded(clean))
-        images, numbers = Images(uploaded(image)), {}
-        for event in restore_photo(restorers, request):
-            if isinstance(event, Result):
-                images.add(event.name, event.image)
-                psnr, ssim = (event.quality.psnr, event.quality.ssim) if event.quality else (None, None)
-                numbers[event.name] = {
-                    "seconds": event.seconds, "psnr": psnr if psnr != math.inf else None, "ssim": ssim,
-                }  # fmt: skip
-            elif isinstance(event, Failure):
-                numbers[event.name] = {"error": event.sentence}
-            elif isinstance(event, Tiles):
-                yield SKIP, {"restorer": event.name, "tile": event.done, "tiles": event.total}
-            else:
-                yield SKIP, SKIP
-        if not images.files:
-            raise UserError(" ".join(f"{name}: {values['error']}" for name, values in numbers.items()))
-        yield images.files, numbers
-    except Exception as error:
-        raise gr.Error(sentence(error), print_exception=False) from error
+    request = read_request(uploaded(image), list(available()) if names is None else names, uploaded(clean))
+    images, numbers = Images(uploaded(image)), {}
+    for event in restore_photo(restorers, request):
+        if isinstance(event, Result):
+            images.add(event.name, event.image)
+            psnr, ssim = (event.quality.psnr, event.quality.ssim) if event.quality else (None, None)
+            numbers[event.name] = {
+                "seconds": event.seconds, "psnr": psnr if psnr != math.inf else None, "ssim": ssim,
+            }  # fmt: skip
+        elif isinstance(event, Failure):
+            numbers[event.name] = {"error": event.sentence}
+        elif isinstance(event, Tiles):
+            yield SKIP, {"restorer": event.name, "tile": event.done, "tiles": event.total}
+        else:
+            yield SKIP, SKIP
+    if not images.files:
+        raise UserError(" ".join(f"{name}: {values['error']}" for name, values in numbers.items()))
+    yield images.files, numbers
 
 
 def clean_of(example: Any) -> str | None:
@@ -351,6 +347,4 @@ def _endpoint(loaded: Restorers) -> None:
             Photo(label="Clean image", type="filepath", value=None),
         ]
         outputs = [gr.File(label="Restored", file_count="multiple"), gr.JSON(label="Seconds, PSNR and SSIM")]
-        gr.Button("Restore").click(
-            restore, inputs, outputs, api_name="restore", concurrency_limit=1, concurrency_id="model"
-        )
+        gr.Button("Restore").click(restore, inputs, outputs, api_name="restore", **ALONE)

@@ -42,9 +42,9 @@ def whole_file(path: Path, writer: str = "") -> Iterator[Path]:
             part.unlink()
 
 
-def write_whole(path: Path, content: bytes, writer: str = "") -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it is there completely or not at all; see `whole_file`."""
-    with whole_file(path, writer) as part:
+    with whole_file(path) as part:
         part.write_bytes(content)
 
 

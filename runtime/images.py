@@ -80,7 +80,9 @@ def open_image(path: str | Path, keep_alpha: bool = False) -> Image.Image:
     except UserError as error:
         raise UserError(f"{name} cannot be used. {error}") from error
     if inverted:
-        return _with_info(ImageOps.invert(image), image.info)
+        info, image = image.info, ImageOps.invert(image)
+        image.info = info
+        return image
     return image.copy() if image is file else image  # a file keeps its content and its decoder
 
 
@@ -386,11 +388,6 @@ def _converted(image: Image.Image, source: ImageCms.core.CmsProfile | ImageCms.I
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )  # fmt: skip
     return ImageCms.applyTransform(image, transform, inPlace=image.mode == "RGB") or image
-
-
-def _with_info(image: Image.Image, info: dict) -> Image.Image:
-    image.info = info
-    return image
 
 
 def _as_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -18,6 +18,8 @@ from runtime.jobs import cancel
 from runtime.uploads import files_folder, uploaded
 
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that do no work
+ALONE = {"concurrency_limit": 1, "concurrency_id": "model"}  # of whatever works on a model, one job at a time
+SKIP = gr.skip()  # leaves a component as it is
 PREVIEW = 2048  # pixels; the long side of what comparisons show. Downloads are whole.
 _SHOW = """() => {{
   if (innerWidth < 930) document.getElementById("{}").scrollIntoView({{block: "center", behavior: "smooth"}});
@@ -63,8 +65,8 @@ def wire_jobs(
         button.click(None, js=_SHOW.format(status.elem_id), **QUICK)
         begun = button.click(lambda: (threading.Event(), *running(True)), None, [cancelled, *buttons], **QUICK)
         job = begun.then(
-            function, [cancelled, *inputs], outputs, concurrency_limit=1, concurrency_id="model",
-            api_visibility="private", show_progress="minimal", show_progress_on=status,
+            function, [cancelled, *inputs], outputs, **ALONE, api_visibility="private",
+            show_progress="minimal", show_progress_on=status,
         )  # fmt: skip
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: running(False), None, buttons, **QUICK)
@@ -123,7 +125,7 @@ def show_upload(file: Any) -> Any:
     try:
         path = Path(uploaded(file) or "")
         if path.suffix.lower() not in _NOT_SHOWN:
-            return gr.skip()
+            return SKIP
         with IN_TURN:
             photo = open_image(path)
             for note in photo.info["notes"]:

@@ -314,7 +314,7 @@ def odd_file(world: World, rng: random.Random) -> Any:
     """A file that nobody uploaded, or a strange file object."""
     path = rng.choice(world.foreign)
     meta = {"_type": "gradio.FileData"}
-    file = rng.choice(
+    return rng.choice(
         (
             {"path": path}, {"path": path, "meta": meta}, {"path": path, "meta": {"_type": "x"}},
             {"path": path, "url": path, "meta": meta}, {"path": world.photo, "url": path, "meta": meta}, {"url": path},
@@ -326,7 +326,6 @@ def odd_file(world: World, rng: random.Random) -> Any:
             {"path": world.photo, "meta": meta, "size": "x"}, {"path": f"file://{path}", "meta": meta},
         )
     )  # fmt: skip
-    return file
 
 
 def nested(value: Any, depth: int) -> Any:

@@ -85,25 +85,20 @@ def test_sizes(degrade, photo: Path) -> None:
     assert pixels(degrade(photo, resolution=256, steps=1)[0]).shape == (240, 320, 3)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "L", "LA", "P", "CMYK", "1", "16 bits", "animation", "rotated"])
-def test_unusual_images(degrade, photo: Path, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize("kind", ["transparent", "16 bits", "rotated"])
+def test_unusual_images(degrade, photo: Path, tmp_path: Path, kind: str) -> None:
+    """Of what there is besides, runtime/test_images.py opens each kind."""
     image = Image.open(photo)
     path, shape = tmp_path / "photo.png", (240, 320, 3)
-    if mode == "16 bits":
+    if kind == "transparent":
+        image.convert("RGBA").save(path)
+    elif kind == "16 bits":
         Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)
-    elif mode == "animation":
-        path = tmp_path / "photo.gif"
-        image.save(path, save_all=True, append_images=[image.rotate(180)])
-    elif mode == "rotated":
+    else:
         exif = Image.Exif()
         exif[0x0112] = 6
         path, shape = tmp_path / "photo.jpg", (320, 240, 3)
         image.save(path, exif=exif)
-    elif mode == "CMYK":
-        path = tmp_path / "photo.jpg"
-        image.convert(mode).save(path)
-    else:
-        image.convert(mode).save(path)
     degraded, clean, _, _ = degrade(path, steps=1)
     assert pixels(degraded).shape == pixels(clean).shape == shape
 

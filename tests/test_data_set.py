@@ -112,7 +112,7 @@ def uploads(app_url: str) -> Iterator[Path]:
 # ------------------------------------------------------------------------------------------------------ what is made
 
 
-def test_as_the_command_of_its_card_makes_it(
+def test_as_the_command_of_its_card_makes_it_and_read_as_all_pairs_are(
     make, uploads: Path, photos: Path, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, numbers = make(sent, TWO, 2, "imagefolder", True, 5)
@@ -128,6 +128,10 @@ def test_as_the_command_of_its_card_makes_it(
         clean, degraded, map_ = (pixels(folder / "train" / row[f"{kind}file_name"]) for kind in ("clean_", "", "map_"))
         assert np.array_equal(map_, np.abs(clean - degraded))
         assert row["mu_reached"] == pytest.approx(map_.mean() / 255, abs=1e-5)
+
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(loaded) == numbers["pairs"] and {"image", "clean", "map", "seed"} <= set(loaded.column_names)
+    assert len(PairFolders([folder]).files) == len(loaded)
 
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert (
@@ -145,13 +149,6 @@ def test_as_the_command_of_its_card_makes_it(
         assert (
             np.abs(pixels(output / "train" / row["file_name"]) - pixels(folder / "train" / row["file_name"])).max() <= 1
         )
-
-
-def test_it_is_read_as_imagefolder_and_as_training_pairs(make, sent: Path, tmp_path: Path) -> None:
-    folder = unpacked(make(sent, ["rain"], maps=True)[0], tmp_path / "zip")
-    loaded = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))["train"]
-    assert len(loaded) == len(rows(folder / "train")) and {"image", "clean", "map", "seed"} <= set(loaded.column_names)
-    assert len(PairFolders([folder]).files) == len(loaded)
 
 
 def test_plain_folders_have_equal_names(make, uploads: Path, sent: Path, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The wheel holds all that is needed to degrade and restore a photograph; requirements files say the same as it."""
+"""The wheel holds all that is needed to degrade and restore a photograph; requirements files say the same as it.
+
+Modules that are commands answer mistakes with a sentence, also in a process of their own.
+"""
 
 import os
 import re
@@ -49,6 +52,19 @@ def test_python_and_commands_from_another_folder(installed: Path, photo: Path, t
     restored = run(installed, tmp_path, str(installed / "bin" / "restore"), "hazy.png", "-o", "restored.png")
     assert restored.returncode == 0 and (tmp_path / "restored.png").is_file(), restored.stderr
     assert (installed / "bin" / "gendeg").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("gendeg none.png --degradation haze -o out.png", "gendeg: There is no file none.png."),
+        ("gendeg.importer none.ckpt --output out --tokenizer .", "import: The tokenizer"),
+        ("restorers none.png -o out.png", "There is no none.png."),
+    ],
+)
+def test_modules_are_commands(command: str, sentence: str, tmp_path: Path) -> None:
+    done = run(ROOT, tmp_path, sys.executable, "-m", *command.split())
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
 
 
 def test_every_room_and_its_data_are_in_the_wheel(installed: Path) -> None:

@@ -9,37 +9,26 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
-import yaml
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import app
 from gendeg import GenDegPipeline, checkpoints
-from gendeg.codec import PatchCodec
 from gendeg.degradations import DEGRADATIONS
 from gendeg.importer import NOISE_SCHEDULE
 from gendeg.intensity import IntensityProjection
-from gendeg.scheduler import BridgeScheduler
 from restorers import registry, save_restorer
 from restorers.nafnet import NAFNet
 from restorers.promptir import PromptIR
 from restorers.swin import SwinRestorer
-from training.generator.bridge import Generator, save_pipeline
+from training.benchmarks.create_dataset import stub_model
 from training.generator.tokenizer import train_tokenizer
-
-RECIPE = Path(__file__).parents[1] / "training" / "recipes" / "generator-smoke.yaml"
 
 
 def pipeline(folder: Path) -> Path:
     """Make a folder of a random-weight pipeline whose codec reconstructs photographs."""
-    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    torch.manual_seed(0)
-    codec = PatchCodec(latent_channels=16, width=16, depth=1)
     photo = torch.from_numpy(skimage.data.astronaut()).permute(2, 0, 1)[None]
-    codec.initialise_from(photo / 127.5 - 1)
-    tokenizer = train_tokenizer(recipe["model"]["text"]["max_position_embeddings"])
-    model = Generator(recipe["model"], 16, len(tokenizer), tokenizer.eos_token_id)
-    save_pipeline(model, codec, tokenizer, BridgeScheduler(), recipe["pipeline"], folder)
+    stub_model(folder, photo / 127.5 - 1)
     return folder
 
 

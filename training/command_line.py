@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,12 @@ def read_recipe(
     Photos(args.photos)
     args.output = args.output or Path("runs") / args.recipe.stem
     return recipe, args
+
+
+def check_recipe(recipe: dict[str, Any], parts: Sequence[str], what: str) -> None:
+    """Raises: UserError if `recipe` lacks one of the parts that a recipe for `what` has."""
+    if missing := [part for part in parts if part not in recipe]:
+        raise UserError(f"This is no recipe for {what}: it lacks {', '.join(missing)}.")
 
 
 def load_recipe(file: Path) -> dict[str, Any]:

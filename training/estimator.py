@@ -20,9 +20,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from gendeg.estimator import CLEAN, KINDS, DegradationEstimator
-from runtime.errors import UserError
 from runtime.files import whole_files
-from training.command_line import PAIRS, command_line, read_recipe
+from training.command_line import PAIRS, check_recipe, command_line, read_recipe
 from training.loop import LoopSettings, train
 from training.pairs import BalancedSampler, stored_pairs, training_pairs
 from training.photos import smooth_field, with_grain
@@ -80,8 +79,7 @@ def save(model: DegradationEstimator, folder: Path) -> None:
 @command_line
 def main() -> None:
     recipe, args = read_recipe(__doc__, PAIRS)
-    if missing := [part for part in ("seed", "workers", "model", "pairs", "clean_share", "loop") if part not in recipe]:
-        raise UserError(f"This is no recipe for an estimator: it lacks {', '.join(missing)}.")
+    check_recipe(recipe, ("seed", "workers", "model", "pairs", "clean_share", "loop"), "an estimator")
     began = time.monotonic()
     pairs = training_pairs(recipe, args, recipe["pairs"]["size"])
     arrays = stored_pairs(pairs, recipe["pairs"]["count"], args.output.parent, recipe["workers"])

@@ -26,7 +26,7 @@ from restorers.folder import save_restorer
 from restorers.registry import Restorer, load_restorer
 from runtime.errors import UserError
 from runtime.files import whole_files
-from training.command_line import PAIRS, command_line, read_recipe
+from training.command_line import PAIRS, check_recipe, command_line, read_recipe
 from training.loop import LoopSettings, train
 from training.made_once import made_once
 from training.noise_space_loss import Adaptation, AdaptationLoss, Denoiser, draw_signal_shares
@@ -174,9 +174,7 @@ def _loss(recipe: dict[str, Any], without: Sequence[str], with_references: bool)
         UserError: for what is no recipe of an adaptation.
     """
     parts = ("seed", "workers", "denoiser", "denoiser_scale", "size", "pairs", "real_crops", "fade_in_samples", "loop")
-    missing = [part for part in (*parts, "clean_share", "exposure_share", "shares") if part not in recipe]
-    if missing:
-        raise UserError(f"This is no recipe for an adaptation: it lacks {', '.join(missing)}.")
+    check_recipe(recipe, (*parts, "clean_share", "exposure_share", "shares"), "an adaptation")
     check_shares(recipe["shares"])
     settings = {"weight": recipe["weight"]} if "weight" in recipe else {}
     for name in without:

@@ -17,6 +17,8 @@ from runtime.images import PHOTOGRAPHS, image_size
 from training.command_line import listing
 from training.json_lines import json_lines
 
+UNCLEAR = "These pairs do not say which degradation they show, show mixtures, or none of their scenes is held back."
+
 
 class PairFolders:
     """Pairs of image files.

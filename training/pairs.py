@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.intensity import intensity
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 from runtime.errors import UserError
 from runtime.files import reserve, whole_file, write_whole
 from training.loop import processes
@@ -65,7 +65,6 @@ class TrainingPairs(Dataset):
         names = list(DEGRADATIONS)
         asked = names if degradations is None else [get_degradation(name).name for name in degradations]
         self.turns = [number for number, name in enumerate(names) if name in asked]
-        self.prior = IntensityPrior()
         self.degradations = None if len(self.turns) == len(names) else "+".join(names[i] for i in self.turns)
         self.files: dict[int, list[tuple[float, list[tuple[Path, Path]]]]] = {}
         for folders, shares in sources:
@@ -118,7 +117,7 @@ class TrainingPairs(Dataset):
         images = images or (self.photos.random_crop(self.size, rng),) * 2
         clean, degraded = (torch.from_numpy(image.copy()).permute(2, 0, 1) for image in images)
         uniform = rng.integers(_UNIFORM_EVERY) == 0
-        mu, sigma = self.prior.sample(list(DEGRADATIONS)[number], rng, uniform=uniform)[:2]
+        mu, sigma = PRIOR.sample(list(DEGRADATIONS)[number], rng, uniform=uniform)[:2]
         return {
             "clean": clean,
             "degraded": degraded,

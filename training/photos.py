@@ -43,16 +43,13 @@ class Photos:
         Returns:
             uint8 array [size, size, 3], RGB.
         """
-        crop = self._random_crop(size, rng)
+        if self.files:
+            crop = random_square(open_image(self.files[rng.integers(len(self.files))]), size, rng)
+        else:
+            crop = random_window(draw_scene(max(size, SHORT_SIDE), rng), size, rng)
         if self.defocused_share and rng.random() < self.defocused_share:
             crop = defocused(crop, rng)
         return crop
-
-    def _random_crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
-        if not self.files:
-            scene = draw_scene(max(size, SHORT_SIDE), rng)
-            return random_window(scene, size, rng)
-        return random_square(open_image(self.files[rng.integers(len(self.files))]), size, rng)
 
 
 def random_crop_of_pair(

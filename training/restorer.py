@@ -21,7 +21,15 @@ from restorers.architectures import NETWORKS
 from restorers.folder import save_restorer
 from restorers.registry import load_restorer
 from runtime.errors import UserError
-from training.command_line import FIRST_STAGE, PAIRS, command_line, read_recipe, stage_minutes, stages_to_train
+from training.command_line import (
+    FIRST_STAGE,
+    PAIRS,
+    check_recipe,
+    command_line,
+    read_recipe,
+    stage_minutes,
+    stages_to_train,
+)
 from training.loop import LoopSettings, train, unless_a_later_stage_began
 from training.pairs import Crops, check_shares, stored_pairs, training_pairs
 
@@ -107,9 +115,7 @@ def main() -> None:
 def _check(recipe: dict[str, Any]) -> None:
     """Find what is wrong with a recipe now, not after the stages before it have been trained."""
     parts = ("seed", "workers", "model", "clean_share", "exposure_share", "shares", "stages")
-    missing = [part for part in parts if part not in recipe]
-    if missing:
-        raise UserError(f"This is no recipe for a restorer: it lacks {', '.join(missing)}.")
+    check_recipe(recipe, parts, "a restorer")
     architecture = recipe["model"].get("architecture")
     if architecture not in NETWORKS:
         raise UserError(f"There is no architecture {architecture!r}; there are {', '.join(NETWORKS)}.")

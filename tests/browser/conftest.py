@@ -46,6 +46,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
+def open_page(browser: Browser, app_url: str) -> Iterator[Callable[..., Page]]:
+    """Opens the app in a window of a size, until the test is over."""
+    pages: list[Page] = []
+
+    def open_page(width: int = 1280, height: int = 800) -> Page:
+        pages.append(page := browser.new_page(viewport={"width": width, "height": height}))
+        page.set_default_timeout(60_000)
+        page.goto(app_url)
+        expect(page.locator("#generate")).to_be_enabled(timeout=60_000)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
 def screenshot(tmp_path: Path) -> Callable[..., None]:
     """Saves what the page shows under a name."""
 

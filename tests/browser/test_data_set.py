@@ -6,34 +6,29 @@ import json
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import skimage
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from gendeg.scheduler import BridgeScheduler
 
 PHOTOS = [Path(skimage.__file__).parent / "data" / name for name in ("coffee.png", "rocket.jpg")]
 
 
-def open_tab(browser: Browser, app_url: str, width: int = 1280, height: int = 800) -> Page:
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(60_000)
-    page.goto(app_url)
+def on_tab(page: Page) -> Page:
     page.get_by_role("tab", name="Data set").click()
     expect(page.locator("#make-pairs")).to_be_enabled(timeout=60_000)
     return page
 
 
 @pytest.fixture
-def page(browser: Browser, app_url: str) -> Iterator[Page]:
+def page(open_page: Callable[..., Page]) -> Page:
     """The Data set tab, just opened."""
-    page = open_tab(browser, app_url)
-    yield page
-    page.close()
+    return on_tab(open_page())
 
 
 def send(page: Page, *files: Path) -> None:
@@ -113,8 +108,7 @@ def test_mistakes_are_sentences(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#download-pairs")).to_be_disabled()
 
 
-def test_fits_a_phone(browser: Browser, app_url: str, screenshot: Callable[..., None]) -> None:
-    page = open_tab(browser, app_url, 390, 844)
+def test_fits_a_phone(open_page: Callable[..., Page], screenshot: Callable[..., None]) -> None:
+    page = on_tab(open_page(390, 844))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     screenshot(page, "data-set-phone", full_page=True)
-    page.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,8 @@ PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
 
 
 @pytest.fixture
-def page(browser: Browser, app_url: str) -> Iterator[Page]:
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(60_000)
-    page.goto(app_url)
-    expect(page.locator("#generate")).to_be_enabled(timeout=60_000)
-    yield page
-    page.close()
+def page(open_page: Callable[..., Page]) -> Page:
+    return open_page()
 
 
 def choose(page: Page, degradation: str) -> None:
@@ -174,10 +169,8 @@ def test_describe(tiny_pipeline_folder: Path, tmp_path: Path, page: Page, monkey
         demo.close()
 
 
-def test_one_step_after_the_other_on_a_phone(browser: Browser, app_url: str, screenshot: Callable[..., None]) -> None:
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.set_default_timeout(60_000)
-    page.goto(app_url)
+def test_one_step_after_the_other_on_a_phone(open_page: Callable[..., Page], screenshot: Callable[..., None]) -> None:
+    page = open_page(390, 844)
     upload(page)
     steps = ["#photo", "#degradation", "#strength", "#mu", "#generate", "#status", "#result", "#numbers", "#advanced"]
     boxes = [page.locator(step).bounding_box() for step in steps]
@@ -195,7 +188,6 @@ def test_one_step_after_the_other_on_a_phone(browser: Browser, app_url: str, scr
     for box in (page.locator(wide).bounding_box() for wide in ("#numbers table", "#visit img", "#strength", "#seed")):
         assert 0 <= box["x"] and box["x"] + box["width"] <= 390
     screenshot(page, "degrade-phone", full_page=True)
-    page.close()
 
 
 def test_needs_no_other_server(browser: Browser, app_url: str) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 import skimage
 import torch
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from restorers import registry
 from restorers.nafnet import NAFNet
@@ -23,22 +23,13 @@ from restorers.swin import SwinRestorer
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
 
 
-def open_page(browser: Browser, app_url: str, width: int = 1280, height: int = 800) -> Page:
-    page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(60_000)
-    page.goto(app_url)
-    expect(page.locator("#generate")).to_be_enabled(timeout=60_000)
-    return page
-
-
 @pytest.fixture
-def page(browser: Browser, app_url: str) -> Iterator[Page]:
+def page(open_page: Callable[..., Page]) -> Page:
     """The Restore tab, just opened."""
-    page = open_page(browser, app_url)
+    page = open_page()
     page.get_by_role("tab", name="Restore").click()
     expect(page.locator("#restore")).to_be_visible()
-    yield page
-    page.close()
+    return page
 
 
 def upload(page: Page, file: Path, where: str = "#restore-photo") -> None:
@@ -65,8 +56,8 @@ def degrade_send_restore(page: Page) -> None:
     expect(page.locator("#restore-status")).to_contain_text("Done: 3 of 3")
 
 
-def test_degrade_send_restore(browser: Browser, app_url: str, screenshot: Callable[..., None]) -> None:
-    page = open_page(browser, app_url)
+def test_degrade_send_restore(open_page: Callable[..., Page], screenshot: Callable[..., None]) -> None:
+    page = open_page()
     degrade_send_restore(page)
     for name in ("Degraded", "nafnet", "promptir", "swin"):
         card = page.locator(f'.card[data-name="{name}"]')
@@ -88,7 +79,6 @@ def test_degrade_send_restore(browser: Browser, app_url: str, screenshot: Callab
     psnr = 10 * np.log10(255**2 / ((restored - clean) ** 2).mean())
     shown = page.locator('.card[data-name="nafnet"] .psnr').text_content()
     assert float(shown.removesuffix(" dB")) == pytest.approx(psnr, abs=0.01)
-    page.close()
 
 
 def test_compares_any_two(page: Page, photo: Path) -> None:
@@ -210,11 +200,11 @@ def test_cancel_stops_between_tiles(page: Page, tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_restorers_is_a_sentence(
-    browser: Browser, app_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_page: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "BUNDLED", tmp_path)
     monkeypatch.setattr(registry, "MODELS", tmp_path)
-    page = open_page(browser, app_url)
+    page = open_page()
     page.get_by_role("tab", name="Restore").click()
     expect(page.locator("#restore-notice")).to_contain_text("No restorer is bundled yet.")
     page.click("#restore")
@@ -226,11 +216,10 @@ def test_no_restorers_is_a_sentence(
     upload(page, PHOTO)
     page.click("#restore")
     expect(page.locator("#restore-status")).to_contain_text("Done: 1 of 1")
-    page.close()
 
 
-def test_fits_a_phone(browser: Browser, app_url: str, photo: Path, screenshot: Callable[..., None]) -> None:
-    page = open_page(browser, app_url, 390, 844)
+def test_fits_a_phone(open_page: Callable[..., Page], photo: Path, screenshot: Callable[..., None]) -> None:
+    page = open_page(390, 844)
     page.get_by_role("tab", name="Restore").click()
     upload(page, photo)
     upload(page, photo, "#restore-clean")
@@ -240,7 +229,6 @@ def test_fits_a_phone(browser: Browser, app_url: str, photo: Path, screenshot: C
     expect(page.locator("#comparison")).to_be_in_viewport(ratio=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     screenshot(page, "restore-phone", full_page=True)
-    page.close()
 
 
 def test_robustness(page: Page, photo: Path, screenshot: Callable[..., None]) -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from gendeg.augmentation import DegradedPhotos, RandomDegradation
 from gendeg.degradations import DEGRADATIONS
-from gendeg.prior import UNIFORM_EVERY, IntensityPrior, named_rng
+from gendeg.prior import PRIOR, UNIFORM_EVERY, named_rng
 from runtime.errors import UserError
 
 IMAGE = skimage.data.coffee()[:240:4, :320:4].copy()
@@ -80,7 +80,7 @@ def test_numbers_drawn_under_another_name_are_others(name: list[Any], place: int
 
 def test_one_in_so_many_intensities_is_uniform() -> None:
     rng = np.random.default_rng(0)
-    drawn = [IntensityPrior().draw("snow", rng) for _ in range(4000)]
+    drawn = [PRIOR.draw("snow", rng) for _ in range(4000)]
     assert sum(sample.uniform for sample in drawn) / 4000 == pytest.approx(1 / UNIFORM_EVERY, abs=0.015)
 
 

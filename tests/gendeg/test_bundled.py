@@ -9,7 +9,7 @@ from skimage import data
 from gendeg import DEGRADATIONS, load_pipeline
 from gendeg.checkpoints import BUNDLED
 from gendeg.estimator import load_estimator
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_estimator_names_heavy_degradations(compact):
     photo, estimator, right = Image.fromarray(data.astronaut()), load_estimator(), 0
     assert estimator.estimate(photo).degradation is None
     for name in DEGRADATIONS:
-        mu, sigma = IntensityPrior().strengths(name)["heavy"]
+        mu, sigma = PRIOR.strengths(name)["heavy"]
         output = compact(photo, name, mu=mu, sigma=sigma, generator=torch.Generator().manual_seed(0))
         right += estimator.estimate(output.images[0]).degradation == name
     assert right >= 4

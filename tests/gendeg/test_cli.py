@@ -1,8 +1,5 @@
 """python -m gendeg writes what it says, and answers mistakes with a sentence and exit code 2."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,16 +121,3 @@ def test_never_overwrites_the_photograph(run, photo: Path, tmp_path: Path, capsy
     mask = (tmp_path / "mask.png").read_bytes()
     assert run("--mask", str(tmp_path / "mask.png"), "-o", str(tmp_path / "mask.png")) == 2
     assert "would overwrite" in capsys.readouterr().err and (tmp_path / "mask.png").read_bytes() == mask
-
-
-def test_as_a_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gendeg", "none.png", "--degradation", "haze", "-o", str(tmp_path / "out.png")]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 2
-    assert "gendeg: There is no file none.png." in result.stderr and "Traceback" not in result.stderr

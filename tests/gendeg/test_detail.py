@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from gendeg import detail
-from gendeg.detail import resized, transfer_detail
+from gendeg.detail import transfer_detail
+from gendeg.image_forms import resize
 
 sides = st.integers(1, 90)
 seeds = st.integers(0, 2**31)
@@ -26,7 +27,7 @@ def photograph(seed: int, height: int, width: int, dtype: torch.dtype = torch.fl
 
 def shrunk(photo: torch.Tensor, height: int, width: int) -> torch.Tensor:
     photo = photo.float() / 255 if photo.dtype == torch.uint8 else photo
-    return resized(photo, height, width).clamp(0, 1)
+    return resize(photo, (height, width)).clamp(0, 1)
 
 
 def energy(image: torch.Tensor) -> float:

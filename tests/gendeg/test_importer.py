@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +20,7 @@ from gendeg.checkpoints import PRESETS, with_preset
 from gendeg.importer import FULL_SIZE, import_checkpoint
 from gendeg.intensity import IntensityProjection
 from gendeg.structure_correction import StructureCorrection
+from training.benchmarks.full_size import SMALL
 from training.benchmarks.importer import (
     original_layout,
     original_text_encoder,
@@ -30,7 +30,6 @@ from training.benchmarks.importer import (
 )
 from training.generator.tokenizer import train_tokenizer
 
-LEVELS = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}
 CALL = {"degradation": "haze", "mu": 0.1, "sigma": 0.1, "num_inference_steps": 2, "output_type": "pt"}
 
 
@@ -44,17 +43,7 @@ def tokenizer_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sizes():
     """All parts as in Stable Diffusion, but narrow."""
-    return {
-        "unet": FULL_SIZE["unet"] | LEVELS | {"attention_head_dim": 2, "cross_attention_dim": 16},
-        "vae": FULL_SIZE["vae"] | LEVELS,
-        "text_encoder": {
-            "vocab_size": len(train_tokenizer(77)),
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-        },
-    }
+    return SMALL | {"text_encoder": SMALL["text_encoder"] | {"vocab_size": len(train_tokenizer(77))}}
 
 
 @pytest.fixture(scope="module")
@@ -295,20 +284,6 @@ def test_a_stop_during_the_upload_says_what_is_there(command, files, tmp_path, m
     code, errors = command(files[0], "--output", str(out), "--push-to-hub", "me/mine")
     assert code == 130 and f"{out} is complete. To upload it: hf upload me/mine {out}" in errors
     assert load_pipeline(out, device="cpu").unet is not None
-
-
-def test_as_a_command(tmp_path):
-    command = [sys.executable, "-m", "gendeg.importer", "none.ckpt", "--output", str(tmp_path / "out")]
-    (tmp_path / "tokenizer").mkdir()
-    result = subprocess.run(
-        [*command, "--tokenizer", str(tmp_path / "tokenizer")],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 2
-    assert result.stderr.startswith("import: The tokenizer") and result.stderr.count("\n") == 1
 
 
 def test_full_size_is_stable_diffusion():

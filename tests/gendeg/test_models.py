@@ -62,8 +62,9 @@ def test_settings_of_what_is_no_generator(tmp_path):
     with pytest.raises(ValueError, match="No generator"):
         read_settings(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
-    with pytest.raises(ValueError, match="not a GenDeg pipeline but a StableDiffusionPipeline"):
-        read_settings(tmp_path)
+    for read in (read_settings, load_pipeline):
+        with pytest.raises(ValueError, match="is not a GenDeg pipeline but a StableDiffusionPipeline"):
+            read(tmp_path)
 
 
 def test_one_model_at_a_time(models_folder, monkeypatch):

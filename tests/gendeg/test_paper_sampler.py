@@ -2,50 +2,16 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
-from gendeg import GenDegPipeline
+from gendeg import load_pipeline
 from gendeg.checkpoints import PRESETS, with_preset
-from gendeg.importer import NOISE_SCHEDULE
-from gendeg.intensity import IntensityProjection
-from training.generator.tokenizer import train_tokenizer
 
 SHAPE = (1, 4, 8, 8)
-LEVELS = {"block_out_channels": (8, 8), "norm_num_groups": 4}
 
 
 @pytest.fixture(scope="module")
-def pipeline():
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(77)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    unet = UNet2DConditionModel(
-        in_channels=8,
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=4,
-        **LEVELS,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **LEVELS
-    )
-    scheduler = EulerAncestralDiscreteScheduler(**NOISE_SCHEDULE)
-    pipeline = GenDegPipeline(
-        vae, CLIPTextModel(text), tokenizer, IntensityProjection(77, 16), unet, scheduler, resolution=64
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def pipeline(tiny_paper_folder):
+    return load_pipeline(tiny_paper_folder, device="cpu")
 
 
 def published(unet, clean, context, null, steps, text_scale, image_scale, generator):

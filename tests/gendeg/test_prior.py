@@ -10,9 +10,8 @@ from scipy.stats import chisquare, kstest
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
-from gendeg.prior import ASSET, DATASET_WEIGHTS, IntensityPrior, IntensitySample, named_rng, write_histograms
+from gendeg.prior import ASSET, DATASET_WEIGHTS, PRIOR, IntensityPrior, IntensitySample, named_rng, write_histograms
 
-PRIOR = IntensityPrior()
 MU_WIDTH, SIGMA_WIDTH = MU_MAX / NUM_BINS, SIGMA_MAX / NUM_BINS
 PAIRS = {"haze": 80184, "rain": 37657, "snow": 59413, "motion_blur": 33855, "raindrop": 1661, "low_light": 1391}
 WEIGHTS = {"ORD": 0.2, "DenseHaze": 0.05, "NH-HAZE": 0.1, "I-HAZE": 0.25, "SID": 0.2}
@@ -168,19 +167,9 @@ def test_what_is_not_given_is_drawn_to_fit(name):
 
 
 def test_same_seed_same_draws():
-    first, again, other = (list(PRIOR.sample_many("rain", 50, np.random.default_rng(seed))) for seed in (1, 1, 2))
+    first, again, other = (PRIOR.sample("rain", np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
-
-
-def test_every_twentieth_is_uniform():
-    def which(**options):
-        samples = PRIOR.sample_many("snow", 60, np.random.default_rng(0), **options)
-        return [number for number, sample in enumerate(samples, 1) if sample.uniform]
-
-    assert which() == [20, 40, 60]
-    assert which(uniform_every=25) == [25, 50]
-    assert which(uniform_every=None) == []
 
 
 def test_a_sample_unpacks_and_names_its_data_set():
@@ -206,11 +195,6 @@ def test_errors_say_what_to_choose():
         PRIOR.sample("low-light", rng, dataset="ORD")
     with pytest.raises(ValueError, match=r"Unknown data set 'nowhere' of haze"):
         PRIOR.sample("haze", rng, dataset="nowhere", uniform=True)
-    # At once, before the first sample is asked for.
-    with pytest.raises(ValueError, match=r"Unknown degradation 'fog'"):
-        PRIOR.sample_many("fog", 1, rng)
-    with pytest.raises(ValueError, match="uniform_every must be at least 1"):
-        PRIOR.sample_many("haze", 1, rng, uniform_every=0)
 
 
 def test_tables_cannot_be_changed_by_callers():
@@ -257,7 +241,7 @@ def test_writing_histograms_and_mu_without_sigma(tmp_path):
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
 def test_strengths_rise_within_real_data(name):
-    strengths = IntensityPrior().strengths(name)
+    strengths = PRIOR.strengths(name)
     assert list(strengths) == ["light", "moderate", "heavy"]
     mus, sigmas = zip(*strengths.values(), strict=True)
     low, high = DEGRADATIONS[name].mu_range

@@ -17,11 +17,10 @@ from PIL import Image
 from gendeg import GenDegPipeline, load_pipeline
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS
-from gendeg.prior import IntensityPrior
+from gendeg.prior import PRIOR
 from gendeg.robustness import Robustness, Row, rising_mus, robustness, robustness_of_pairs
 from runtime.errors import UserError
 
-PRIOR = IntensityPrior()
 ASTRONAUT = Image.fromarray(skimage.data.astronaut()).resize((96, 80))
 COFFEE = skimage.data.coffee()[::8, ::8]
 

@@ -10,6 +10,7 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.detail import transfer_detail
 from gendeg.structure_correction import LayeredCorrection, StructureCorrection
 from restorers.nafnet import NAFNet
+from training.benchmarks.restorers import nafnet_reference
 
 SIZES = {"width": 4, "enc_blk_nums": (1, 2), "middle_blk_num": 1, "dec_blk_nums": (1, 1)}
 
@@ -23,51 +24,13 @@ def _random_weights(seed=0):
     return network.state_dict()
 
 
-def _plainly(state, image):
-    """The published definition, written as it reads: NCHW, one operation after the other."""
-
-    def conv(name, x, **options):
-        return F.conv2d(x, state[f"{name}.weight"], state.get(f"{name}.bias"), **options)
-
-    def norm(name, x):
-        mean = x.mean(1, keepdim=True)
-        x = (x - mean) / ((x - mean).square().mean(1, keepdim=True) + 1e-6).sqrt()
-        return x * state[f"{name}.weight"][:, None, None] + state[f"{name}.bias"][:, None, None]
-
-    def gate(x):
-        half = x.shape[1] // 2
-        return x[:, :half] * x[:, half:]
-
-    def block(name, x):
-        y = conv(f"{name}.conv1", norm(f"{name}.norm1", x))
-        y = gate(conv(f"{name}.conv2", y, padding=1, groups=y.shape[1]))
-        y = conv(f"{name}.conv3", y * conv(f"{name}.sca.1", y.mean((2, 3), keepdim=True)))
-        x = x + y * state[f"{name}.beta"]
-        y = conv(f"{name}.conv5", gate(conv(f"{name}.conv4", norm(f"{name}.norm2", x))))
-        return x + y * state[f"{name}.gamma"]
-
-    height, width = image.shape[2:]
-    x = conv("intro", F.pad(image, (0, -width % 4, 0, -height % 4)), padding=1)
-    skips = []
-    for level, count in enumerate(SIZES["enc_blk_nums"]):
-        for i in range(count):
-            x = block(f"encoders.{level}.{i}", x)
-        skips.append(x)
-        x = conv(f"downs.{level}", x, stride=2)
-    x = block("middle_blks.0", x)
-    for level in range(2):
-        x = F.pixel_shuffle(conv(f"ups.{level}.0", x), 2) + skips.pop()
-        x = block(f"decoders.{level}.0", x)
-    return conv("ending", x, padding=1)[..., :height, :width]
-
-
 @pytest.mark.parametrize("size", [(16, 16), (17, 30), (5, 7)])
 def test_agrees_with_the_published_definition(size):
     state = _random_weights()
     clean, generated = torch.rand(2, 2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     module = StructureCorrection.from_state_dict({f"module.{name}": value for name, value in state.items()})
     with torch.no_grad():
-        expected = generated + _plainly(state, torch.cat([clean, generated], dim=1))
+        expected = generated + nafnet_reference(state, torch.cat([clean, generated], dim=1))
         torch.testing.assert_close(module(clean, generated), expected, atol=1e-4, rtol=1e-4)
 
 

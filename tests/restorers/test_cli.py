@@ -136,13 +136,6 @@ def test_mistakes_are_sentences(weights, tmp_path, monkeypatch, capsys, argument
     assert sentence in error and error.count("\n") == 1
 
 
-def test_runs_as_a_module(tmp_path):
-    command = [sys.executable, "-m", "restorers", str(tmp_path / "none.png"), "-o", "out.png"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert done.stderr == f"There is no {tmp_path / 'none.png'}.\n"
-
-
 def test_what_the_opener_changed_is_said(weights, tmp_path, capsys):
     Image.new("RGB", (20, 13)).save(
         tmp_path / "photo.gif", save_all=True, append_images=[Image.new("RGB", (20, 13), 9)]

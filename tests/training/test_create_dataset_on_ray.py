@@ -1,13 +1,12 @@
 """Ray makes the same data set as one process does."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
+from tests.training.test_create_dataset import assert_same
 from training import create_dataset
 
 pytest.importorskip("ray", reason="Ray is not installed (requirements-scale.txt)")
@@ -22,25 +21,13 @@ def test_two_actors_make_what_one_process_makes(tiny_pipeline_folder: Path, tmp_
         Image.fromarray(getattr(skimage.data, photo)()).resize((80, 64)).save(clean / f"{i}.png")
     (clean / "torn.png").write_bytes((clean / "0.png").read_bytes()[:4000])
     common = ["--clean", str(clean), "--model", str(tiny_pipeline_folder), "--batch-size", "2"]
-    folders = {}
     for engine, options in (("local", []), ("ray", ["--workers", "2"])):
-        folders[engine] = tmp_path / engine / "train"
         assert create_dataset.main([*common, "--output", str(tmp_path / engine), "--engine", engine, *options]) == 0
-    rows = {
-        engine: [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-        for engine, folder in folders.items()
-    }
-    assert len(rows["ray"]) == len(rows["local"]) > 0
-    for row, wanted in zip(rows["ray"], rows["local"], strict=True):
-        for name, value in wanted.items():
-            assert row[name] == (pytest.approx(value, abs=1e-4) if name.endswith("_reached") else value)
-        for name in ("file_name", "clean_file_name"):
-            ours, theirs = (np.asarray(Image.open(folders[e] / row[name])).astype(int) for e in ("ray", "local"))
-            assert np.abs(ours - theirs).max() <= 1
+    assert_same(tmp_path / "ray", tmp_path / "local")
     (clean / "torn.png").unlink()  # what could not be read is tried again
-    files = {file: file.stat().st_mtime_ns for file in folders["ray"].rglob("*.png")}
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.png")}
     assert create_dataset.main([*common, "--output", str(tmp_path / "ray"), "--engine", "ray"]) == 0  # nothing is left
-    assert {file: file.stat().st_mtime_ns for file in folders["ray"].rglob("*.png")} == files
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.png")} == files
 
 
 def test_an_address_that_is_none(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:

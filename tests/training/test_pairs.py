@@ -267,13 +267,6 @@ def _roughness(image):
     return np.abs(np.diff(image.astype(float), axis=0)).mean()
 
 
-def test_missing_and_empty_folders_are_answered_with_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match="no folder"):
-        Photos(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="No images in"):
-        Photos(tmp_path)
-
-
 def test_recoloured_pairs_change_colours_alike_in_both_images(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {name: rng.integers(0, 256, (12, 3, 16, 16), dtype=np.uint8) for name in ("clean", "degraded")}

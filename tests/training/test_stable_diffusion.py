@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from gendeg import importer, load_pipeline
-from gendeg.importer import FULL_SIZE, NOISE_SCHEDULE
+from gendeg.importer import NOISE_SCHEDULE
 from runtime.errors import UserError
+from training.benchmarks.full_size import SMALL
 from training.generator.__main__ import main
 from training.generator.stable_diffusion import NoiseLoss, PromptedPairs, initial_pipeline, load_pair, read_pairs
 from training.generator.tokenizer import train_tokenizer
 from training.pairs import ConditionDropout
 
 RECIPE = Path(__file__).resolve().parents[2] / "training" / "recipes" / "generator-sd15.yaml"
-LEVELS = {"block_out_channels": (8, 8, 16, 16), "norm_num_groups": 4}
 SIZE = 64
 
 
@@ -33,17 +33,10 @@ SIZE = 64
 def networks():
     """Stable Diffusion's networks, all parts as they are but narrow."""
     torch.manual_seed(0)
-    unet = FULL_SIZE["unet"] | LEVELS | {"in_channels": 4, "attention_head_dim": 2, "cross_attention_dim": 16}
-    text = CLIPTextConfig(
-        vocab_size=len(train_tokenizer(77)),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-    )
+    text = CLIPTextConfig(**SMALL["text_encoder"], vocab_size=len(train_tokenizer(77)))
     return {
-        "unet": UNet2DConditionModel(**unet),
-        "vae": AutoencoderKL(**FULL_SIZE["vae"] | LEVELS),
+        "unet": UNet2DConditionModel(**SMALL["unet"] | {"in_channels": 4}),
+        "vae": AutoencoderKL(**SMALL["vae"]),
         "text_encoder": CLIPTextModel(text),
         "tokenizer": train_tokenizer(77),
         "scheduler": PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True, steps_offset=1),

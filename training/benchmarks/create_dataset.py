@@ -40,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model, clean, output = (Path(folder) / name for name in ("model", "clean", "output"))
         photographs = _photographs(clean, args.count)
-        _stub_model(model, photographs)
+        stub_model(model, photographs * 2 - 1)
         command = ["--clean", str(clean), "--output", str(output), "--model", str(model), "--degradations", "rain"]
         with contextlib.redirect_stdout(sys.stderr):
             if create_dataset.main([*command, "--steps", "1"]):
@@ -67,12 +67,12 @@ def _photographs(folder: Path, count: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(some)).permute(0, 3, 1, 2).float() / 255
 
 
-def _stub_model(folder: Path, photographs: torch.Tensor) -> None:
-    """A pipeline with random weights and a codec that knows the photographs."""
+def stub_model(folder: Path, photographs: torch.Tensor) -> None:
+    """Write a pipeline with random weights and a codec that knows the photographs, [B, 3, H, W] in [-1, 1]."""
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     torch.manual_seed(0)
     codec = PatchCodec(latent_channels=16, width=16, depth=1)
-    codec.initialise_from(photographs * 2 - 1)
+    codec.initialise_from(photographs)
     tokenizer = train_tokenizer(recipe["model"]["text"]["max_position_embeddings"])
     model = Generator(recipe["model"], 16, len(tokenizer), tokenizer.eos_token_id)
     save_pipeline(model, codec, tokenizer, BridgeScheduler(), recipe["pipeline"], folder)

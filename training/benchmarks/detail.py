@@ -26,7 +26,8 @@ from PIL import Image, ImageOps
 
 from gendeg.checkpoints import load_pipeline
 from gendeg.degradations import DEGRADATIONS
-from gendeg.detail import mean_around, resized
+from gendeg.detail import mean_around
+from gendeg.image_forms import resize
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
 from runtime.images import open_image
@@ -38,13 +39,13 @@ GRAIN = 0.012  # deviation
 WORST_IS_HIGHEST = {"seconds", "cpu_seconds", "rough_detail", "peak_gib"}
 
 
-def large_photograph(file: Path, size: tuple[int, int] = SIZE) -> torch.Tensor:
-    """An image file as uint8 tensor [3, H, W] of the given width and height, cropped and resized."""
+def large_photograph(file: Path) -> torch.Tensor:
+    """An image file as uint8 tensor [3, H, W] of SIZE, cropped and resized."""
     image = open_image(file)
-    enlarged = image.width * image.height < size[0] * size[1]
-    pixels = torch.from_numpy(np.array(ImageOps.fit(image, size, Image.Resampling.LANCZOS))).permute(2, 0, 1)
+    enlarged = image.width * image.height < SIZE[0] * SIZE[1]
+    pixels = torch.from_numpy(np.array(ImageOps.fit(image, SIZE, Image.Resampling.LANCZOS))).permute(2, 0, 1)
     if enlarged:
-        grain = torch.randn(size[1], size[0], generator=torch.Generator().manual_seed(0)) * 255 * GRAIN
+        grain = torch.randn(SIZE[1], SIZE[0], generator=torch.Generator().manual_seed(0)) * 255 * GRAIN
         pixels = torch.stack([(channel + grain).round_().clamp_(0, 255).byte() for channel in pixels])
     return pixels.contiguous()
 
@@ -82,11 +83,11 @@ def measure(pipeline: GenDegPipeline, photo: torch.Tensor, degradation: str) -> 
 
     small, degraded = output.clean[0], output.images[0]
     change = (degraded - small).abs().mean(0, keepdim=True)
-    calm = resized((change <= change.median()).float(), height, width)[0, 1:, 1:] > 0.5
+    calm = resize((change <= change.median()).float(), (height, width))[0, 1:, 1:] > 0.5
     contrast = (local_contrast(degraded) / local_contrast(small).clamp(min=1e-3)).clamp(max=1)
     left, before = gradient_energy(result), gradient_energy(photo)
-    expected = before * resized(contrast, height, width)[0, 1:, 1:] ** 2
-    shrunk = resized(result.float() / 255, *size).clamp(0, 1)
+    expected = before * resize(contrast, (height, width))[0, 1:, 1:] ** 2
+    shrunk = resize(result.float() / 255, size).clamp(0, 1)
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,

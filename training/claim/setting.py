@@ -155,7 +155,7 @@ def _write(sets: Mapping[str, Chosen], photographs: Sequence[Path], size: int, o
         row = {"degradation": chosen.degradation, "dataset": name}
         if chosen.photos:
             # By all kinds of a degradation at the same intensities.
-            asked = real_intensities(chosen.degradation, len(chosen.photos), seed=0).tolist()
+            asked = real_intensities(chosen.degradation, len(chosen.photos)).tolist()
             simulate_pairs(chosen.photos, asked, chosen.source, output / name, row, 10**6 * number, size)
         else:
             copy_pairs(chosen.pairs, output / name, row)

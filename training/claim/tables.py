@@ -74,12 +74,12 @@ def gains(both: Sequence[Quality], existing: Sequence[Quality]) -> dict[str, lis
     }
 
 
-def verdict(network: str, gained: Mapping[str, Sequence[float]], least: float = 1.0, most_lost: float = 0.3) -> str:
+def verdict(network: str, gained: Mapping[str, Sequence[float]]) -> str:
     """One line: what a network gains, against the aim of 1 dB out of distribution at a loss of at most 0.3 dB in it."""
     said = []
     for place, label in PLACES.items():
         values = gained[place]
         spread = f" (seeds {min(values):+.2f} to {max(values):+.2f})" if len(values) > 1 else ""
         said.append(f"{fmean(values):+.2f} dB {label}{spread}")
-    reached = fmean(gained["out"]) >= least and fmean(gained["in"]) >= -most_lost
+    reached = fmean(gained["out"]) >= 1.0 and fmean(gained["in"]) >= -0.3
     return f"- {network}: {', '.join(said)}: the aim is {'reached' if reached else 'not reached'}."

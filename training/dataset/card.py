@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
 from gendeg.mixture import in_listed_order, label, parts_of
-from gendeg.prior import UNIFORM_EVERY, IntensityPrior
+from gendeg.prior import PRIOR, UNIFORM_EVERY
 from runtime.files import write_whole
 from training.dataset.store import PAIRS_PER_SHARD, PairStore
 
@@ -235,10 +235,10 @@ def intensity_figure(rows: list[dict[str, Any]]) -> Image.Image:
     return figure.resize((figure.width // scale, figure.height // scale), Image.Resampling.LANCZOS)
 
 
-def contact_sheet(rows: list[dict[str, Any]], folder: Path, tile: int = 200) -> Image.Image:
+def contact_sheet(rows: list[dict[str, Any]], folder: Path) -> Image.Image:
     """Of every degradation a weak, a middling and a strong pair, clean beside degraded; files are below `folder`."""
     groups = _by_degradation(rows)
-    gap, space, caption, heading = 3, 16, 42, 30
+    tile, gap, space, caption, heading = 200, 3, 16, 42, 30
     title, font = ImageFont.load_default(17), ImageFont.load_default(13)
     pair_width, row_height = 2 * tile + gap + space, heading + tile + caption
     sheet = Image.new("RGB", (3 * pair_width + space, len(groups) * row_height), "white")
@@ -283,9 +283,8 @@ def _values(rows: list[dict[str, Any]], measure: str, what: str) -> np.ndarray:
 
 def _real(degradation: str) -> tuple[tuple[str, float, np.ndarray], ...]:
     """(measure, upper end of the bins, probability of each bin as it is drawn) for mu and sigma."""
-    prior = IntensityPrior()
-    mu = prior.mu_histogram(degradation)
-    return ("mu", MU_MAX, mu), ("sigma", SIGMA_MAX, mu @ prior.sigma_given_mu(degradation))
+    mu = PRIOR.mu_histogram(degradation)
+    return ("mu", MU_MAX, mu), ("sigma", SIGMA_MAX, mu @ PRIOR.sigma_given_mu(degradation))
 
 
 def _size_category(count: int) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
-from gendeg.checkpoints import load_pipeline
+from gendeg.checkpoints import load_pipeline, quiet
 from gendeg.degradations import DEGRADATIONS
 from gendeg.importer import check_repository
 from gendeg.mixture import in_listed_order, mixture_name
@@ -35,7 +35,7 @@ from runtime.files import UNFINISHED
 from runtime.limits import limit
 from training.command_line import listing
 from training.dataset.card import write_card
-from training.dataset.engines import make_locally, make_on_ray, quiet
+from training.dataset.engines import make_locally, make_on_ray
 from training.dataset.plan import find_photos, plan, with_captions
 from training.dataset.samples import MAX_ATTEMPTS, Settings
 from training.dataset.store import AppendLog, PairStore

@@ -9,9 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import transformers
-
+from gendeg.checkpoints import quiet
 from gendeg.pipeline import GenDegPipeline
 from runtime.errors import UserError
 from training.dataset.plan import Batch, forget, read
@@ -98,9 +96,3 @@ def make_on_ray(settings: Settings, output: Path, batches: list[Batch], workers:
             yield pickle.loads(row["made"])
     finally:
         ray.shutdown()
-
-
-def quiet() -> None:
-    """Without a bar for every file that the libraries load."""
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
-import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from runtime.files import whole_file
 from training.dataset.card import FIGURE, SHEET, write_card
@@ -63,7 +62,7 @@ def _names(row: dict[str, Any], layout: str, maps: bool) -> dict[str, str]:
 
 def _map(train: Path, row: dict[str, Any]) -> bytes:
     """PNG of the degradation map of a stored pair, 8 bits a colour."""
-    clean, degraded = (np.asarray(Image.open(train / row[kind])) for kind in ("clean_file_name", "file_name"))
+    clean, degraded = (Image.open(train / row[kind]) for kind in ("clean_file_name", "file_name"))
     file = io.BytesIO()
-    Image.fromarray(np.abs(clean.astype(np.int16) - degraded).astype(np.uint8)).save(file, "PNG")
+    ImageChops.difference(clean, degraded).save(file, "PNG")
     return file.getvalue()

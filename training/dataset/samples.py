@@ -15,13 +15,12 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from gendeg.mixture import degrade_mixture, parts_of, phrase
 from gendeg.pipeline import GenDegPipeline
-from gendeg.prior import UNIFORM_EVERY, IntensityPrior, IntensitySample, named_rng
+from gendeg.prior import PRIOR, UNIFORM_EVERY, IntensitySample, named_rng
 from gendeg.request import MAX_SEED
 from training.dataset.plan import Batch, Photo
 from training.dataset.store import image_name, write_pair
 
 MAX_ATTEMPTS = 4  # a sample whose images were all discarded is given up
-PRIOR = IntensityPrior()
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from PIL import Image
 
 from gendeg.mixture import in_listed_order
 from runtime.errors import UserError
-from runtime.files import UNFINISHED, write_whole, writing
+from runtime.files import UNFINISHED, whole_file, write_whole, writing
 from training.json_lines import json_lines
 
 PAIRS_PER_SHARD = 1000
@@ -54,9 +54,8 @@ def write_pair(output: Path, row: dict[str, Any], degraded: np.ndarray, clean: n
     for name, array in (("clean_file_name", clean), ("file_name", degraded)):
         path = output / "train" / row[name]
         if name == "file_name" or not path.exists():
-            file = io.BytesIO()
-            Image.fromarray(array).save(file, "PNG")
-            write_whole(path, file.getvalue(), writer=f".{uuid.uuid4().hex}")  # on Ray, several write a clean one
+            with whole_file(path, writer=f".{uuid.uuid4().hex}") as part:  # on Ray, several write a clean one
+                Image.fromarray(array).save(part)
 
 
 class AppendLog:

@@ -21,10 +21,9 @@ from gendeg.endpoint import CHOICES
 from gendeg.jobs import Models
 from gendeg.request import MAX_SEED
 from gendeg.tab import list_models
-from runtime.errors import sentence
 from runtime.images import PHOTOGRAPHS
 from runtime.limits import limit
-from runtime.page import QUICK, bar, failed, wire_jobs
+from runtime.page import ALONE, QUICK, SKIP, bar, failed, wire_jobs
 from runtime.uploads import Files, all_uploaded, files_folder
 from training.dataset.jobs import DataSet, Progress, Skipped, make_of_files
 from training.dataset.pack import LAYOUTS
@@ -32,7 +31,6 @@ from training.dataset.samples import MAX_ATTEMPTS
 
 LAYOUT_CHOICES = list(zip(("Hugging Face image folder", "Folders gt/ and lq/"), LAYOUTS, strict=True))
 _LISTED = 20  # of the files that were left out
-SKIP = gr.skip()
 
 
 def run_data_set(
@@ -72,18 +70,15 @@ def run_data_set(
 
 def run_endpoint(models: Models, files: Any, *choices: Any) -> Iterator[tuple[Any, Any]]:
     """See `data_set` in `_endpoint`, which the API's documentation shows. Yields (ZIP, numbers)."""
-    try:
-        photographs, folders = all_uploaded(files), (files_folder("gendeg-"), files_folder("gendeg-"))
-        with closing(make_of_files(models, folders, photographs, choices)) as events:
-            for event in events:
-                if isinstance(event, DataSet):
-                    yield str(event.file), numbers(event)
-                elif isinstance(event, Progress):
-                    yield SKIP, {"done": event.done, "samples": event.total}
-                else:
-                    yield SKIP, SKIP
-    except Exception as error:
-        raise gr.Error(sentence(error), print_exception=False) from error
+    photographs, folders = all_uploaded(files), (files_folder("gendeg-"), files_folder("gendeg-"))
+    with closing(make_of_files(models, folders, photographs, choices)) as events:
+        for event in events:
+            if isinstance(event, DataSet):
+                yield str(event.file), numbers(event)
+            elif isinstance(event, Progress):
+                yield SKIP, {"done": event.done, "samples": event.total}
+            else:
+                yield SKIP, SKIP
 
 
 def numbers(made: DataSet) -> dict[str, Any]:
@@ -242,5 +237,5 @@ def _endpoint(models: Models) -> None:
         ]  # fmt: skip
         gr.Button("Make pairs").click(
             data_set, inputs, [gr.File(label="Pairs"), gr.JSON(label="What the ZIP holds")],
-            api_name="data_set", concurrency_limit=1, concurrency_id="model",
+            api_name="data_set", **ALONE,
         )  # fmt: skip

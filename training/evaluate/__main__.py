@@ -46,6 +46,7 @@ from runtime.errors import UserError
 from runtime.files import write_whole
 from runtime.images import write_image
 from training.claim.command import command as claim
+from training.claim.tables import markdown as table_of
 from training.command_line import command_line, listing
 from training.evaluate.codec import evaluate_codec
 from training.evaluate.control import evaluate_control
@@ -229,12 +230,12 @@ SHEETS: dict[str, Callable[[argparse.Namespace], Image.Image]] = {
 def markdown(rows: dict[str, dict[str, float | None]]) -> str:
     """A table: a row a key, a column a measure; empty where there is none."""
     columns = list(next(iter(rows.values())))
-    lines = [["", *(c.replace("_", " ") for c in columns)], ["---"] * (len(columns) + 1)]
+    lines = []
     for name, values in rows.items():
         numbers = (values.get(c) for c in columns)
         cells = ("" if n is None else str(n) if isinstance(n, int) else f"{n:.3f}" for n in numbers)
         lines.append([name.replace("_", " "), *cells])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table_of(["", *(c.replace("_", " ") for c in columns)], lines)
 
 
 def _write(output: Path | None, result: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from training.evaluate.inputs import generate, real_intensities
 
 
 def evaluate_control(
-    pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0, physics: bool = False
+    pipeline: GenDegPipeline, photos: torch.Tensor, physics: bool = False
 ) -> dict[str, dict[str, float]]:
     """Ask every photograph for one intensity drawn from the prior, per degradation, and measure what is reached.
 
@@ -22,8 +22,8 @@ def evaluate_control(
     settings = {"match_intensity": False, "physics": physics, "output_size": "working", "output_type": "pt"}
     table = {}
     for name in DEGRADATIONS:
-        asked = real_intensities(name, len(photos), seed)
-        outputs = generate(pipeline, photos, name, asked, seed, title=name, **settings)
+        asked = real_intensities(name, len(photos))
+        outputs = generate(pipeline, photos, name, asked, title=name, **settings)
         reached = np.concatenate([np.stack([output.mu, output.sigma], axis=1) for output in outputs])
         off = np.median(np.abs(asked - reached), axis=0)
         table[name] = {

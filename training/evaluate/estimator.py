@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS, get_degradation
 from gendeg.estimator import DegradationEstimator
+from gendeg.image_forms import convert
 from gendeg.intensity import intensity
 from runtime.errors import UserError
 from runtime.images import image_files, open_image
-from training.evaluate.inputs import SIZE, simulated_pairs
+from training.evaluate.inputs import centre_squares, simulated_pairs
 from training.pair_folders import PairFolders, degradations_of
-from training.photos import centre_square
 
 # (what is estimated, its degradation, mu, sigma); None: clean, or unknown.
 _Shown = tuple[Image.Image, str | None, float | None, float | None]
@@ -63,18 +63,17 @@ def _row(values: list[tuple[bool, float | None, float | None]]) -> dict[str, flo
 
 def _shown(photos: torch.Tensor, pairs: PairFolders | None, real: Path | None) -> Iterator[tuple[str, _Shown]]:
     for degradation in DEGRADATIONS:
-        simulated = simulated_pairs(photos, degradation, seed=0)
-        for image, mu, sigma in zip(simulated.degraded, simulated.mu, simulated.sigma, strict=True):
-            yield f"{degradation}, simulated", (_picture(image), degradation, mu, sigma)
-    for photo in photos:
-        yield "clean", (_picture(photo), None, None, None)
+        simulated = simulated_pairs(photos, degradation)
+        for image, mu, sigma in zip(convert(simulated.degraded, "pil"), simulated.mu, simulated.sigma, strict=True):
+            yield f"{degradation}, simulated", (image, degradation, mu, sigma)
+    for photo in convert(photos, "pil"):
+        yield "clean", (photo, None, None, None)
     files = zip(pairs.files, pairs.rows, strict=True) if pairs else ()
-    for (clean_file, degraded_file), row in tqdm(files, desc="pairs", disable=pairs is None):
+    for of_pair, row in tqdm(files, desc="pairs", disable=pairs is None):
         if len(names := degradations_of(row)) == 1:  # it names one; of a mixture no answer is right
-            squares = [torch.from_numpy(centre_square(f, SIZE).copy()) for f in (clean_file, degraded_file)]
-            clean, degraded = (square.permute(2, 0, 1)[None].float() / 255 for square in squares)
+            clean, degraded = centre_squares(of_pair).split(1)
             mu, sigma = (float(value) for value in intensity(clean, degraded))
-            yield str(row.get("dataset")), (_picture(degraded[0]), names[0], mu, sigma)
+            yield str(row.get("dataset")), (convert(degraded, "pil")[0], names[0], mu, sigma)
     for folder in sorted(path for path in real.iterdir() if path.is_dir()) if real else ():
         try:
             name = get_degradation(folder.name).name
@@ -82,8 +81,3 @@ def _shown(photos: torch.Tensor, pairs: PairFolders | None, real: Path | None) -
             raise UserError(f"{folder}: folders of real photographs are named by what they show. {error}") from error
         for file in image_files(folder):
             yield f"{name}, real", (open_image(file), name, None, None)
-
-
-def _picture(image: torch.Tensor) -> Image.Image:
-    """Of a tensor [3, H, W] in [0, 1]."""
-    return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())

@@ -10,14 +10,13 @@ from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
 from runtime.errors import UserError
-from training.evaluate.inputs import SIZE
-from training.pair_folders import PairFolders, degradations_of
-from training.photos import centre_square
+from training.evaluate.inputs import SIZE, centre_squares
+from training.pair_folders import UNCLEAR, PairFolders, degradations_of
 from training.simulators.matching import simulate
 
 
 def evaluate_held_back(
-    pipeline: GenDegPipeline, pairs: PairFolders, limit: int | None = None, seed: int = 0
+    pipeline: GenDegPipeline, pairs: PairFolders, limit: int | None = None
 ) -> dict[str, dict[str, float]]:
     """Degrade the clean sides of real pairs at the measured (mu, sigma) of each; compare with the true degraded ones.
 
@@ -37,23 +36,19 @@ def evaluate_held_back(
     for (dataset, _), i in sorted(by_scene.items(), key=lambda item: item[1]):
         chosen.setdefault(str(dataset), []).append(i)
     if not chosen:
-        raise UserError(
-            "These pairs do not say which degradation they show, show mixtures, or none of their scenes is held back."
-        )
+        raise UserError(UNCLEAR)
     table = {}
     for dataset, members in chosen.items():
         reached = []
         for i in tqdm(members[:limit], desc=dataset):
-            squares = np.stack([centre_square(file, SIZE) for file in pairs.files[i]])
-            clean, degraded = (torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).split(1)
+            clean, degraded = centre_squares(pairs.files[i]).split(1)
             degradation = pairs.rows[i]["degradation"]
             mu, sigma = (float(v) for v in intensity(clean, degraded))
-            generator = torch.Generator().manual_seed(seed + i)
             output = pipeline(
-                clean, degradation, mu=mu, sigma=sigma, generator=generator,
+                clean, degradation, mu=mu, sigma=sigma, generator=torch.Generator().manual_seed(i),
                 resolution=SIZE, output_size="working", output_type="pt",
             )  # fmt: skip
-            simulated = simulate(clean[0], degradation, mu, sigma, torch.Generator().manual_seed(seed + i)).degraded
+            simulated = simulate(clean[0], degradation, mu, sigma, torch.Generator().manual_seed(i)).degraded
             reached.append([float(psnr(image, degraded)) for image in (output.images.cpu(), simulated[None])])
         generated, simulated = np.mean(reached, axis=0)
         table[dataset] = {"pairs": len(reached), "psnr_generated": float(generated), "psnr_simulated": float(simulated)}

@@ -6,14 +6,13 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from gendeg.mixture import PHYSICAL_ORDER, degrade_mixture, mixture_name
 from gendeg.pipeline import GenDegPipeline
-from training.evaluate.inputs import real_intensities
+from training.evaluate.inputs import in_eights, real_intensities
 
 
-def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor) -> dict[str, dict[str, float]]:
     """Ask every photograph for every pair of degradations, each at an intensity drawn from the prior, and measure.
 
     Rows: the pairs. Columns: median |asked - reached| mu and sigma of the second part, against its own input, and the
@@ -24,12 +23,10 @@ def evaluate_mixtures(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int 
     """
     table = {}
     for names in combinations(PHYSICAL_ORDER, 2):
-        asked = np.stack([real_intensities(name, len(photos), seed + i) for i, name in enumerate(names)])  # [2, N, 2]
+        asked = np.stack([real_intensities(name, len(photos), i) for i, name in enumerate(names)])  # [2, N, 2]
         own, mu_of_all = [], []
-        for chunk in tqdm(range(0, len(photos), 8), desc=mixture_name(names)):
-            part = slice(chunk, chunk + 8)
+        for part, generators in in_eights(len(photos), mixture_name(names)):
             mu, sigma = asked[:, part].transpose(2, 0, 1).tolist()
-            generators = [torch.Generator().manual_seed(seed + i) for i in range(*part.indices(len(photos)))]
             output = degrade_mixture(
                 pipeline, photos[part], names, mu, sigma, generator=generators, output_size="working", output_type="pt"
             )

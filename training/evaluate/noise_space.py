@@ -18,10 +18,9 @@ from tqdm import tqdm
 from restorers.metrics import psnr
 from restorers.registry import Restorer
 from runtime.errors import UserError
-from training.evaluate.inputs import SIZE, simulated_pairs
+from training.evaluate.inputs import SIZE, centre_squares, simulated_pairs
 from training.noise_space_loss import Denoiser, noised, shuffled
-from training.pair_folders import PairFolders, degradations_of
-from training.photos import centre_square
+from training.pair_folders import UNCLEAR, PairFolders, degradations_of
 
 CROP = 128  # pixels of each side, of squares of SIZE: the scale that restorer and denoiser have learned from
 _SIGNAL_SHARES = (0.05, 0.2, 0.5, 0.8, 0.95)
@@ -46,7 +45,6 @@ def evaluate_noise_space(
     photos: torch.Tensor,
     pairs: PairFolders,
     limit: int | None = None,
-    seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Rows: what is shown of the real photographs, from worst to best. Columns: their mean PSNR to the clean ones, dB;
     the denoiser's mean squared error when the simulated photograph beside them is restored, and when it is of the same
@@ -64,18 +62,15 @@ def evaluate_noise_space(
     names = [degradations_of(row) for row in pairs.rows]
     chosen = [i for i, of_pair in enumerate(names) if len(of_pair) == 1][:limit]
     if not chosen:
-        raise UserError(
-            "These pairs do not say which degradation they show, show mixtures, or none of their scenes is held back."
-        )
+        raise UserError(UNCLEAR)
     stages = ("degraded", "half restored", "restored", "clean")
     measured: dict[str, list[tuple[float, float, float]]] = {stage: [] for stage in stages}
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     gamma = torch.tensor(_SIGNAL_SHARES)
     for number, i in enumerate(tqdm(chosen, desc="noise space", unit="pair")):
         target = _centre(photos[number % len(photos)][None])
-        simulated = simulated_pairs(target, names[i][0], seed + number).degraded
-        squares = np.stack([centre_square(file, SIZE) for file in pairs.files[i]])
-        clean, degraded = _centre(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255).split(1)
+        simulated = simulated_pairs(target, names[i][0], number).degraded
+        clean, degraded = _centre(centre_squares(pairs.files[i])).split(1)
         real = dict(zip(stages, _qualities(degraded, restore(degraded), clean), strict=True))
         beside = dict(zip(stages, _qualities(simulated, restore(simulated), target), strict=True))
         noise = torch.randn(len(gamma), *target.shape[1:], generator=generator)

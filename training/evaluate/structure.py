@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import torch
-from tqdm import tqdm
 
 from gendeg.degradations import DEGRADATIONS
 from gendeg.intensity import intensity
 from gendeg.pipeline import GenDegPipeline
 from restorers.metrics import psnr
-from training.evaluate.inputs import real_intensities, simulated_pairs
+from training.evaluate.inputs import in_eights, real_intensities, simulated_pairs
 from training.generated_pairs import one_step
 
 
 @torch.no_grad()
-def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int = 0) -> dict[str, dict[str, float]]:
+def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor) -> dict[str, dict[str, float]]:
     """What structure correction changes, in all degradations, whether or not the module is for them.
 
     Columns: PSNR of one-step predictions from the easy 30 % of the times to the true degraded image, before and after;
@@ -26,14 +25,12 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor, seed: int
     """
     table = {}
     for name in DEGRADATIONS:
-        pairs = simulated_pairs(photos, name, seed)
-        ease = 0.7 + 0.3 * torch.rand(len(photos), generator=torch.Generator().manual_seed(seed))
-        asked = real_intensities(name, len(photos), seed)
+        pairs = simulated_pairs(photos, name)
+        ease = 0.7 + 0.3 * torch.rand(len(photos), generator=torch.Generator().manual_seed(0))
+        asked = real_intensities(name, len(photos))
         measured = []
-        for chunk in tqdm(range(0, len(photos), 8), desc=name):
-            part = slice(chunk, chunk + 8)
-            seeds = [seed + i for i in range(*part.indices(len(photos)))]
-            generators = [torch.Generator().manual_seed(s) for s in seeds]
+        for part, generators in in_eights(len(photos), name):
+            seeds = list(range(part.start, part.stop))
             clean, true = (images[part].to(pipeline.device) for images in (photos, pairs.degraded))
             conditions = pairs.phrases[part], pairs.mu[part], pairs.sigma[part]
             predicted = one_step(pipeline, clean, true, *conditions, ease[part].to(clean), seeds)[0]

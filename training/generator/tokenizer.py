@@ -29,19 +29,18 @@ CAPTIONS = [
 ]  # fmt: skip
 
 
-def train_tokenizer(length: int, vocabulary: int = 1000) -> CLIPTokenizer:
+def train_tokenizer(length: int) -> CLIPTokenizer:
     """Learn a tokenizer in CLIP's format; deterministic. Every byte is in the vocabulary, so no text is unknown to it.
 
     Args:
         length: tokens of a prompt, start and end included.
-        vocabulary: about how many tokens.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
-    size = vocabulary - len(alphabet) - 2
+    size = 1000 - len(alphabet) - 2  # about a thousand tokens in all
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
