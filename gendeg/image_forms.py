@@ -61,3 +61,17 @@ def convert(images: Sequence[torch.Tensor], output_type: str) -> Images:
         return torch.stack(images) if one_size else images
     arrays = [i.permute(1, 2, 0).cpu().numpy() for i in images]
     return np.stack(arrays) if one_size else arrays
+
+
+def to_unit(images: torch.Tensor) -> torch.Tensor:
+    """What a network gives for images in [-1, 1], as float32 in [0, 1].
+
+    Raises:
+        UserError: for values that are not numbers, which would come out black.
+    """
+    if not bool(images.isfinite().all()):
+        raise UserError(
+            "The model gave values that are not numbers: its weights are damaged, or the precision is too low for them "
+            "(GENDEG_DTYPE=float32 is the highest)."
+        )
+    return (images.float() / 2 + 0.5).clamp(0, 1)

@@ -54,6 +54,11 @@ def intensity_of_bytes(values: torch.Tensor) -> tuple[float, float]:
     return float(mu), float((share * (levels - mu).square()).sum().sqrt())
 
 
+def numbers(values: Sequence[float | None]) -> torch.Tensor:
+    """Intensities, one for each image, as a tensor [B]; None, what is not asked, as NaN."""
+    return torch.tensor([float("nan") if value is None else float(value) for value in values])
+
+
 def to_bin(value: torch.Tensor, maximum: float) -> torch.Tensor:
     """Index of the right-open bin of width maximum / 128 that holds each value; beyond the range, the last bin.
 

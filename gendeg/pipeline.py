@@ -19,11 +19,13 @@ from torch import nn
 
 from gendeg.blur import convolve, enlarged, way_of_light
 from gendeg.call import GenDegOutput, check_inputs
+from gendeg.degradations import DEGRADATIONS
 from gendeg.detail import transfer_detail
-from gendeg.image_forms import ImageInput, convert, resize
-from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair
+from gendeg.image_forms import ImageInput, convert, resize, to_unit
+from gendeg.intensity import IntensityProjection, degradation_map, intensity, intensity_of_pair, numbers
 from gendeg.intensity import match_intensity as matched
 from gendeg.physics import RULES
+from gendeg.scheduler import BridgeScheduler
 from gendeg.structure_correction import LayeredCorrection, StructureCorrection
 from runtime.errors import UserError
 
@@ -169,7 +171,7 @@ class GenDegPipeline(DiffusionPipeline):
         prompts, context, null_context = self.encode_prompts(call)
         latents = self.denoise(
             clean_latents, context, null_context, call.num_inference_steps, call.guidance_scale,
-            call.image_guidance_scale, call.generator, call.callback_on_step_end, call.temperature,
+            call.image_guidance_scale, call.generator, call.callback_on_step_end, self.bridge_of(call),
         )  # fmt: skip
         generated = self.decode(latents)[..., :height, :width]
         if call.structure_correction:
@@ -245,7 +247,7 @@ class GenDegPipeline(DiffusionPipeline):
         Raises:
             UserError: if they are not numbers.
         """
-        return _to_unit(self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample)
+        return to_unit(self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample)
 
     def with_detail(
         self, clean: torch.Tensor, generated: torch.Tensor, clean_latents: torch.Tensor | None = None
@@ -272,7 +274,7 @@ class GenDegPipeline(DiffusionPipeline):
         if self.structure_correction.begins_with_detail:
             generated = self.with_detail(clean, generated, clean_latents)
         images = ((image * 2 - 1).to(self.structure_correction.dtype) for image in (clean, generated))
-        return _to_unit(self.structure_correction.correct(*images, degradation, generator))
+        return to_unit(self.structure_correction.correct(*images, degradation, generator))
 
     def deliver(
         self, call: SimpleNamespace, photo: torch.Tensor, clean: torch.Tensor, before: torch.Tensor,
@@ -326,11 +328,15 @@ class GenDegPipeline(DiffusionPipeline):
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         text = self.text_encoder(tokens.input_ids.to(self._execution_device)).last_hidden_state
-        mu, sigma = (
-            None if v is None else torch.tensor([float("nan") if i is None else float(i) for i in v])
-            for v in (mu, sigma)
-        )
-        return self.intensity_projection(text, mu, sigma)
+        return self.intensity_projection(text, *(None if v is None else numbers(v) for v in (mu, sigma)))
+
+    def bridge_of(self, call: SimpleNamespace) -> dict[str, Any] | None:
+        """What a bridge is told of a call before it begins."""
+        if not isinstance(self.scheduler, BridgeScheduler):
+            return None
+        kind = torch.full((len(call.mu),), list(DEGRADATIONS).index(call.degradation.name))
+        scale = self.scheduler.residual_scale(kind, numbers(call.mu), numbers(call.sigma))
+        return {"scale": scale.to(self._execution_device, self.unet.dtype), "temperature": call.temperature}
 
     def denoise(
         self,
@@ -342,16 +348,19 @@ class GenDegPipeline(DiffusionPipeline):
         image_scale: float,
         generator: torch.Generator | list[torch.Generator] | None = None,
         callback: Callable[..., Any] | None = None,
-        temperature: tuple[float, float] = (1.0, 1.0),
+        bridge: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         """Sample degraded latents [B, C, h, w] for unscaled clean ones, by three-way guidance.
+
+        Args:
+            bridge: for a bridge's `begin`, see `bridge_of`.
 
         e_uncond + s_text (e_cond - e_image) + s_image (e_image - e_uncond) is a weighted sum of three predictions;
         those with a weight of zero are not made, the others are one batched evaluation.
         """
         self.scheduler.set_timesteps(num_inference_steps, device=clean_latents.device)
         if hasattr(self.scheduler, "begin"):
-            latents = self.scheduler.begin(clean_latents * self.vae.config.scaling_factor, temperature)
+            latents = self.scheduler.begin(clean_latents * self.vae.config.scaling_factor, **(bridge or {}))
         else:
             latents = randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype)
             latents = latents * self.scheduler.init_noise_sigma
@@ -384,17 +393,3 @@ def _drawn(choices: Sequence[str], count: int, generator: torch.Generator | list
     generators = generator if isinstance(generator, list) else [generator] * count
     shares = [torch.rand((), generator=g, device=g.device if g else None) for g in generators]
     return [choices[int(share * len(choices))] for share in shares]
-
-
-def _to_unit(images: torch.Tensor) -> torch.Tensor:
-    """What a network gives for images in [-1, 1], as float32 in [0, 1].
-
-    Raises:
-        UserError: for values that are not numbers, which would come out black.
-    """
-    if not bool(images.isfinite().all()):
-        raise UserError(
-            "The model gave values that are not numbers: its weights are damaged, or the precision is too low for them "
-            "(GENDEG_DTYPE=float32 is the highest)."
-        )
-    return (images.float() / 2 + 0.5).clamp(0, 1)

@@ -1,10 +1,12 @@
 """The compact profile's process: a diffusion bridge that leads from the clean latent to the degraded one.
 
 A stochastic interpolant (compare I2SB, arXiv 2302.05872, and BBDM, arXiv 2205.07680). With residual
-r = z_degraded - z_clean, its standard deviation rho per channel, noise e and time t in [0, 1]:
+r = z_degraded - z_clean, its expected deviation rho per channel, noise e and time t in [0, 1]:
 
     z_t = z_clean + t r + sqrt(t (1 - t)) rho (s e + q b)
 
+rho depends on the degradation and grows with its asked size, sqrt(mu^2 + sigma^2). Noise of one size for all would
+drown light rain, a tenth of darkness in the latents, and the network would see its streaks in the last step alone.
 The smooth noise b is there for what is smooth in the residual: where light falls, where haze is thick. White noise
 averages out over such regions, and would leave the network neither in doubt of them nor free to choose them.
 The network sees z_clean, the way from there to z_t, t and the context. It says how much of that way to trust, and what
@@ -23,8 +25,11 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from gendeg.degradations import DEGRADATIONS
+
 _SMOOTH_CELLS = (4, 16)  # lattice spacings of the smooth noise, in latent pixels
 _NEGLIGIBLE = 0.01  # way from the clean latent, in rho, below which nothing has been decided yet
+_UNKNOWN_SIZE, _LEAST_SIZE = 0.15, 0.01  # of a degradation map
 
 
 @dataclass
@@ -50,7 +55,8 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
     """Diffusion bridge from clean to degraded latents; for networks with twice as many output channels as latents have.
 
     Args:
-        residual_std: rho, one number or one per latent channel.
+        residual_std: rho of a degradation map of size 1, one number or one per latent channel, for each degradation,
+            {name: value}.
         noise_scale: s, one number or one per latent channel. Patterns want noise, global changes want little.
         smooth_noise_scale: q, one number or one per latent channel.
         num_train_timesteps: the network is told t * num_train_timesteps.
@@ -59,7 +65,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        residual_std: float | list[float] = 1.0,
+        residual_std: dict[str, float | list[float]] | None = None,
         noise_scale: float | list[float] = 1.0,
         smooth_noise_scale: float | list[float] = 0.0,
         num_train_timesteps: int = 1000,
@@ -75,20 +81,38 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = (times[:-1] * self.config.num_train_timesteps).float().to(device)
         self._index = 0
 
-    def begin(self, clean_latents: torch.Tensor, temperature: tuple[float, float] = (1.0, 1.0)) -> torch.Tensor:
+    def begin(
+        self, clean_latents: torch.Tensor, scale: torch.Tensor, temperature: tuple[float, float] = (1.0, 1.0)
+    ) -> torch.Tensor:
         """Where sampling starts: at the clean latents [B, C, h, w] themselves, which are remembered for `step`.
 
         Args:
+            scale: rho, see `residual_scale`.
             temperature: of the noise along the way, see `draw_noise`.
         """
-        self._clean, self._temperature, self._previous, self._index = clean_latents, temperature, None, 0
+        self._clean, self._scale, self._temperature = clean_latents, scale, temperature
+        self._previous, self._index = None, 0
         return clean_latents
+
+    def residual_scale(self, degradation: torch.Tensor, mu: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """rho, [B, C or 1, 1, 1].
+
+        Args:
+            degradation: [B], index into DEGRADATIONS.
+            mu, sigma: asked, [B]; NaN: not given.
+        """
+        known = self.config.residual_std or dict.fromkeys(DEGRADATIONS, 1.0)
+        table = torch.stack([torch.as_tensor(known[name]).reshape(-1) for name in DEGRADATIONS]).to(mu)
+        size = (mu**2 + sigma**2).sqrt().nan_to_num(_UNKNOWN_SIZE).clamp(min=_LEAST_SIZE)
+        return (size[:, None] * table[degradation])[:, :, None, None]
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """What the network sees of a sample [B, C, h, w] of the running sampling (`network_input`)."""
-        return self.network_input(sample, self._clean, timestep)
+        return self.network_input(sample, self._clean, timestep, self._scale)
 
-    def network_input(self, noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def network_input(
+        self, noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor, scale: torch.Tensor
+    ) -> torch.Tensor:
         """(z_t - z_clean) over its deviation, for latents [B, C, h, w] and timesteps, [B] or one.
 
         In the early steps, which decide where everything falls, z_t has come less than a hundredth of its size away
@@ -96,7 +120,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         """
         t, noise = self._time(timesteps, clean), self._noise_variance(clean)
         deviation = (t**2 + t * (1 - t) * noise + _NEGLIGIBLE**2).sqrt()
-        return (noisy - clean) / (self.per_channel(self.config.residual_std, clean) * deviation)
+        return (noisy - clean) / (scale * deviation)
 
     def per_channel(self, value: float | list[float], like: torch.Tensor) -> torch.Tensor:
         """A configured number, or list of one per channel, shaped to multiply [B, C, h, w]."""
@@ -108,7 +132,7 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         temperature: tuple[float, float] = (1.0, 1.0),
     ) -> torch.Tensor:
-        """rho (s e + q b) of the shape of `like` [B, C, h, w]; b is interpolated between lattice points.
+        """s e + q b of the shape of `like` [B, C, h, w]; b is interpolated between lattice points.
 
         Args:
             temperature: factors on s in the channel of the smallest s, the coarsest, and in that of the largest, the
@@ -129,10 +153,15 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
             lattice = draw(height // cell + 2, width // cell + 2)
             smooth = torch.nn.functional.interpolate(lattice, scale_factor=cell, mode="bicubic")
             noise += coarse * self.per_channel(self.config.smooth_noise_scale, like) * smooth[..., :height, :width]
-        return self.per_channel(self.config.residual_std, like) * noise
+        return noise
 
     def predicted(
-        self, model_output: torch.Tensor, noisy: torch.Tensor, clean: torch.Tensor, timesteps: torch.Tensor
+        self,
+        model_output: torch.Tensor,
+        noisy: torch.Tensor,
+        clean: torch.Tensor,
+        timesteps: torch.Tensor,
+        scale: torch.Tensor,
     ) -> torch.Tensor:
         """The degraded latent that a network's output (F, log v), [B, 2 C, h, w], means.
 
@@ -146,13 +175,13 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         variance = log_variance.clamp(-8, 8).exp()
         t, noise = self._time(timesteps, clean), self._noise_variance(clean)
         way = variance / (t * variance + (1 - t) * noise) * (noisy - clean)
-        return clean + way + self.output_scale(timesteps, clean) * extra
+        return clean + way + self.output_scale(timesteps, clean, scale) * extra
 
-    def output_scale(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """b(t) rho: what an error of F is worth in the degraded latent, [B or 1, C, 1, 1]."""
+    def output_scale(self, timesteps: torch.Tensor, like: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """b(t) rho: what an error of F is worth in the degraded latent, [B, C, 1, 1]."""
         t, noise = self._time(timesteps, like), self._noise_variance(like)
         b = ((1 - t) * noise / (t + (1 - t) * noise) + _NEGLIGIBLE**2).sqrt()
-        return b * self.per_channel(self.config.residual_std, like)
+        return b * scale
 
     def _time(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         return (timesteps.to(like) / self.config.num_train_timesteps).reshape(-1, 1, 1, 1)
@@ -162,11 +191,16 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         return sum(self.per_channel(scale, like) ** 2 for scale in scales)
 
     def add_noise(
-        self, clean: torch.Tensor, degraded: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+        self,
+        clean: torch.Tensor,
+        degraded: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        scale: torch.Tensor,
     ) -> torch.Tensor:
         """z_t for latents [B, C, h, w], noise from `draw_noise` and timesteps [B] in [0, num_train_timesteps]."""
         t = self._time(timesteps, clean)
-        return clean + t * (degraded - clean) + (t * (1 - t)).clamp(min=0).sqrt() * noise
+        return clean + t * (degraded - clean) + (t * (1 - t)).clamp(min=0).sqrt() * scale * noise
 
     def step(
         self,
@@ -184,14 +218,14 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         """
         now, then = self._times[self._index], self._times[self._index + 1]
         time = torch.tensor(now * self.config.num_train_timesteps)
-        degraded = ahead = self.predicted(model_output, sample, self._clean, time)
+        degraded = ahead = self.predicted(model_output, sample, self._clean, time, self._scale)
         if self._previous is not None:
             step_before = now - self._times[self._index - 1]
             ahead = degraded + min(1, (then - now) / step_before) / 2 * (degraded - self._previous)
         self._previous = degraded
         result = sample + (then - now) / (1 - now) * (ahead - sample)
         if then < 1:
-            noise = self.draw_noise(sample, generator, self._temperature)
+            noise = self._scale * self.draw_noise(sample, generator, self._temperature)
             result = result + ((then - now) * (1 - then) / (1 - now)) ** 0.5 * noise
         self._index += 1
         return BridgeSchedulerOutput(prev_sample=result, pred_original_sample=degraded)

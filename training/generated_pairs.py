@@ -26,6 +26,7 @@ def one_step(
     pipeline: GenDegPipeline,
     clean: torch.Tensor,
     degraded: torch.Tensor,
+    degradation: torch.Tensor,
     phrases: list[str],
     mu: list[float],
     sigma: list[float],
@@ -36,6 +37,7 @@ def one_step(
 
     Args:
         clean, degraded: [B, 3, H, W] in [0, 1], sides multiples of `pipeline.size_multiple`.
+        degradation: [B], index into DEGRADATIONS.
         ease: [B] in [0, 1], 0 at the hardest time (all noise, or all clean), 1 at the easiest.
         seeds: of each sample's noise.
 
@@ -49,10 +51,11 @@ def one_step(
     generators = [torch.Generator(target.device).manual_seed(seed) for seed in seeds]
     if isinstance(scheduler, BridgeScheduler):
         time = ease * scheduler.config.num_train_timesteps
-        noisy = scheduler.add_noise(condition * scale, target, scheduler.draw_noise(target, generators), time)
-        seen = scheduler.network_input(noisy, condition * scale, time)
-        output = predict(pipeline.unet, seen, time, condition, context)
-        return pipeline.decode(scheduler.predicted(output, noisy, condition * scale, time)), ease
+        start, asked = condition * scale, (torch.tensor(values, device=target.device) for values in (mu, sigma))
+        rho = scheduler.residual_scale(degradation, *asked)
+        noisy = scheduler.add_noise(start, target, scheduler.draw_noise(target, generators), time, rho)
+        output = predict(pipeline.unet, scheduler.network_input(noisy, start, time, rho), time, condition, context)
+        return pipeline.decode(scheduler.predicted(output, noisy, start, time, rho)), ease
     time = ((1 - ease) * (scheduler.config.num_train_timesteps - 1)).round().long()
     noise = torch.cat([torch.randn(target[:1].shape, generator=g, device=g.device) for g in generators]).to(target)
     abar = scheduler.alphas_cumprod.to(target)[time].reshape(-1, 1, 1, 1)
@@ -67,11 +70,13 @@ class LateStart(BridgeScheduler):
     def start_at(self, first: int, degraded: torch.Tensor, generator: torch.Generator) -> None:
         self._first, self._degraded, self._generator = first, degraded, generator
 
-    def begin(self, clean_latents: torch.Tensor, temperature: tuple[float, float] = (1.0, 1.0)) -> torch.Tensor:
-        super().begin(clean_latents, temperature)
+    def begin(
+        self, clean_latents: torch.Tensor, scale: torch.Tensor, temperature: tuple[float, float] = (1.0, 1.0)
+    ) -> torch.Tensor:
+        super().begin(clean_latents, scale, temperature)
         self._index, self.timesteps = self._first, self.timesteps[self._first :]
         noise = self.draw_noise(clean_latents, self._generator, temperature)
-        return self.add_noise(clean_latents, self._degraded, noise, self.timesteps[:1])
+        return self.add_noise(clean_latents, self._degraded, noise, self.timesteps[:1], scale)
 
     @property
     def begun_at(self) -> float:
@@ -110,10 +115,11 @@ def sample_late(
     late.scheduler.start_at(first, pipeline.vae.config.scaling_factor * pipeline.encode(degraded), generator)
     asked = SimpleNamespace(
         photos=clean, degradation=get_degradation(degradation), prompt=[None] * len(clean), phrase=phrases,
-        mu=mu, sigma=sigma, generator=generator,
+        mu=mu, sigma=sigma, generator=generator, temperature=temperature,
     )  # fmt: skip
     contexts = pipeline.encode_prompts(asked)[1:]
-    latents = late.denoise(condition, *contexts, steps, text_scale, image_scale, generator, temperature=temperature)
+    bridge = pipeline.bridge_of(asked)
+    latents = late.denoise(condition, *contexts, steps, text_scale, image_scale, generator, bridge=bridge)
     return pipeline.decode(latents), late.scheduler.begun_at
 
 
@@ -151,7 +157,8 @@ def _generate_pairs(pipeline: GenDegPipeline, pairs: Mapping[str, np.ndarray], s
         if first < 0:
             ease = torch.from_numpy(place[members]).to(clean).sqrt()
             seeds = rng.integers(2**62, size=len(members)).tolist()
-            images, weights = one_step(pipeline, clean, degraded, *about, ease, seeds)
+            kind = torch.from_numpy(np.array(pairs["degradation"][members])).long().to(pipeline.device)
+            images, weights = one_step(pipeline, clean, degraded, kind, *about, ease, seeds)
         else:
             images, weights = sample_late(pipeline, clean, degraded, name, *about, first, generator)
         images = pipeline.with_detail(clean, images)

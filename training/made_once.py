@@ -19,7 +19,12 @@ def made_once(file: Path, make: Callable[[], dict[str, torch.Tensor]], what: str
     """
     with processes().main_process_first():
         if not _is_whole(file, what):
-            tensors = make()
+            threads = torch.get_num_threads()
+            torch.set_num_threads(threads * processes().num_processes)  # the others wait
+            try:
+                tensors = make()
+            finally:
+                torch.set_num_threads(threads)
             with whole_file(file) as part:
                 torch.save(tensors, part)
     return torch.load(file, weights_only=True, mmap=True)

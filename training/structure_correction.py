@@ -38,8 +38,8 @@ from training.pairs import PHRASES, BalancedSampler, stored_pairs, training_pair
 class Samples(Dataset):
     """Endless batches of stored pairs, drawn by `shares` (see `BalancedSampler`), by the seed and their first index.
 
-    clean, degraded (float [B, 3, H, W] in [0, 1]), phrase (index into PHRASES), mu, sigma, ease (uniform in [0, 1]) and
-    noise_seed, for `one_step`, [B].
+    clean, degraded (float [B, 3, H, W] in [0, 1]), degradation and phrase (indices into DEGRADATIONS and PHRASES), mu,
+    sigma, ease (uniform in [0, 1]) and noise_seed, for `one_step`, [B].
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], shares: dict[str, float], seed: int):
@@ -50,6 +50,7 @@ class Samples(Dataset):
         rng, count = np.random.default_rng((self.seed, indices[0])), len(indices)
         chosen = self.sampler.draw(count, rng)
         batch = {name: torch.from_numpy(self.arrays[name][chosen]) for name in ("phrase", "mu", "sigma")}
+        batch["degradation"] = torch.from_numpy(self.arrays["degradation"][chosen]).long()
         return batch | {
             **{name: torch.from_numpy(self.arrays[name][chosen]).float() / 255 for name in ("clean", "degraded")},
             "ease": torch.from_numpy(rng.random(count, np.float32)),
@@ -74,7 +75,8 @@ class CorrectionLoss:
         phrases = [PHRASES[i] for i in batch["phrase"].tolist()]
         intensities = (batch["mu"].tolist(), batch["sigma"].tolist())
         seeds = batch["noise_seed"].tolist()
-        generated, weight = one_step(self.pipeline, clean, degraded, phrases, *intensities, batch["ease"], seeds)
+        known = batch["degradation"], phrases, *intensities, batch["ease"], seeds
+        generated, weight = one_step(self.pipeline, clean, degraded, *known)
         corrected = model(clean * 2 - 1, generated * 2 - 1).float()
         before, after = ((image - (degraded * 2 - 1)).square().mean(1) for image in (generated * 2 - 1, corrected))
         gain = 10 * (before.mean((1, 2)) / after.detach().mean((1, 2))).log10() * (batch["ease"] >= 0.7)

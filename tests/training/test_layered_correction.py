@@ -58,8 +58,10 @@ def test_a_sample_that_begins_at_the_clean_end_is_that_of_a_call(pipeline, array
     generator = torch.Generator().manual_seed(3)
     pipeline.scheduler.draw_noise(pipeline.encode(clean), generator)  # a late start has drawn its own place before
     context = pipeline.encode_context(phrases, mu, mu)
+    snow, asked = torch.full((2,), list(DEGRADATIONS).index("snow")), torch.tensor(mu)
+    bridge = {"scale": pipeline.scheduler.residual_scale(snow, asked, asked)}
     latents = pipeline.denoise(pipeline.encode(clean), context, context, pipeline.config.num_inference_steps, 1, 1,
-                               generator)  # fmt: skip
+                               generator, bridge=bridge)  # fmt: skip
     torch.testing.assert_close(images, pipeline.decode(latents), atol=1e-4, rtol=0)
 
 

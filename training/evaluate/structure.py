@@ -33,7 +33,8 @@ def evaluate_structure(pipeline: GenDegPipeline, photos: torch.Tensor) -> dict[s
             seeds = list(range(part.start, part.stop))
             clean, true = (images[part].to(pipeline.device) for images in (photos, pairs.degraded))
             conditions = pairs.phrases[part], pairs.mu[part], pairs.sigma[part]
-            predicted = one_step(pipeline, clean, true, *conditions, ease[part].to(clean), seeds)[0]
+            kind = torch.full((len(clean),), list(DEGRADATIONS).index(name), device=clean.device)
+            predicted = one_step(pipeline, clean, true, kind, *conditions, ease[part].to(clean), seeds)[0]
             corrected = pipeline.correct(clean, predicted, name, generators)
             output = pipeline(
                 clean, name, mu=asked[part, 0], sigma=asked[part, 1], generator=generators, output_type="pt",

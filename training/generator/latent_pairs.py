@@ -46,7 +46,7 @@ class LatentPairs(Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """Latents: clean, degraded and condition (what the network sees of clean), noise [B, C, h, w]; tokens [B, L];
-        time, mu, sigma, and asked_mu and asked_sigma, which may be lost (NaN), [B].
+        time, degradation, mu, sigma, and asked_mu and asked_sigma, which may be lost (NaN), [B].
         """
         rng, count = np.random.default_rng((self.seed, indices[0])), len(indices)
         chosen = torch.from_numpy(self.sampler.draw(count, rng)).to(self.device)
@@ -61,6 +61,7 @@ class LatentPairs(Dataset):
             "degraded": degraded,
             "condition": clean.masked_fill(lost["image"][:, None, None, None], 0),
             "tokens": torch.where(lost["text"][:, None], self.null_tokens, tokens),
+            "degradation": batch["degradation"],
             "mu": batch["mu"],
             "asked_mu": batch["mu"].masked_fill(lost["mu"], torch.nan),
             "sigma": batch["sigma"],
