@@ -104,25 +104,32 @@ class Progress:
 
     def __init__(self, settings: LoopSettings, began: float):
         self.settings, self.step, self.earlier, self.began = settings, 0, 0.0, began
+        self.prepared = _first_ones(time.monotonic() - began)
 
     def seconds(self) -> float:
         """Wall-clock time of this run and those before; the same in all processes."""
-        seconds = self.earlier + time.monotonic() - self.began
-        if processes().num_processes == 1:
-            return seconds
-        return float(broadcast(torch.tensor(seconds, device=processes().device)))
+        return _first_ones(self.earlier + time.monotonic() - self.began)
 
     def done(self) -> float:
-        """Share of the training that is behind it, from 0 to 1."""
+        """Share of the training that is behind it, from 0 to 1; what prepared its data only makes it shorter."""
         if self.settings.minutes is None:
             return min(1.0, self.step / self.settings.steps)
-        return min(1.0, self.seconds() / (60 * self.settings.minutes))
+        learning = 60 * self.settings.minutes - self.prepared
+        return min(1.0, max(0.0, self.seconds() - self.prepared) / learning) if learning > 0 else 1.0
 
     def state_dict(self) -> dict[str, float]:
-        return {"step": self.step, "seconds": self.seconds()}
+        return {"step": self.step, "seconds": self.seconds(), "prepared": self.prepared}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.step, self.earlier = state["step"], state.get("seconds", 0.0)
+        self.prepared = state.get("prepared", 0.0)
+
+
+def _first_ones(seconds: float) -> float:
+    """A duration as the first of all processes measured it."""
+    if processes().num_processes == 1:
+        return seconds
+    return float(broadcast(torch.tensor(seconds, device=processes().device)))
 
 
 def rows_of_process(batch: dict[str, torch.Tensor], process: int, processes: int) -> dict[str, torch.Tensor]:

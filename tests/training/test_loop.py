@@ -28,7 +28,7 @@ def _loss(model, batch):
     return error, {"error": error}
 
 
-def _run(folder, steps, stop_at=None, **changed):
+def _run(folder, steps, stop_at=None, began=None, **changed):
     torch.manual_seed(0)
     model, saved, seen = torch.nn.Linear(6, 6), [], 0
 
@@ -41,7 +41,7 @@ def _run(folder, steps, stop_at=None, **changed):
 
     settings = {"batch_size": 8, "learning_rate": 0.05, "warmup_steps": 2, "ema_decay": 0.9, "log_every": 5}
     settings = LoopSettings(steps=steps, checkpoint_every=10, **(settings | changed))
-    train(model, loss, _Line(), settings, folder, lambda m: saved.append(_factor(m)))
+    train(model, loss, _Line(), settings, folder, lambda m: saved.append(_factor(m)), began=began)
     return _factor(model), saved[-1]
 
 
@@ -186,6 +186,15 @@ def test_a_finished_stage_does_not_replace_what_a_later_one_saved(tmp_path):
     for number in (1, 2, 10):
         unless_a_later_stage_began(saved.append, tmp_path, number)(number)
     assert saved == [1, 2, 10, 10]
+
+
+def test_preparation_counts_among_the_minutes_but_the_learning_rate_begins_high(tmp_path):
+    """Where data take most of a budget, what is left is a whole training, and not the end of one."""
+    started = time.monotonic()
+    _run(tmp_path, 1, minutes=0.1, began=started - 4)
+    assert 1 <= time.monotonic() - started < 4
+    rates = [float(row["learning_rate"]) for row in csv.DictReader((tmp_path / "log.csv").open())]
+    assert rates[0] > 0.8 * 0.05 and rates[-1] < 0.2 * 0.05
 
 
 def test_a_budget_of_minutes_is_kept_and_the_learning_rate_fitted_to_it(tmp_path):
