@@ -1,7 +1,8 @@
 """How does layered structure correction learn? By what is paired, and by a discriminator where many answers are right.
 
 Generated pictures come from `training/generated_pairs.py`. The earlier the generator began, the less the true degraded
-image determines what it made: L1 and matched features (pix2pixHD, arXiv 1711.11585) are weighed by how late that was.
+image determines what it made: L1 and matched features (pix2pixHD, arXiv 1711.11585) are weighed by how late that was,
+and the discriminator's opinion by how early.
 A conditional PatchGAN (arXiv 1611.07004) with spectral normalisation (arXiv 1802.05957) and hinge losses asks for
 flakes, streaks, drops and grain like true ones in all; mean and deviation of the degradation map must stay.
 """
@@ -119,7 +120,7 @@ class GeneratedPairs(Dataset):
 
 
 class LayeredLoss:
-    """weight * (L1 + matched features), moved intensities, the discriminator's opinion, and the discriminator's own.
+    """weight * (L1 + matched features) + (1 - weight) * opinion, moved intensities, and the discriminator's own loss.
 
     Args:
         paired_weight, intensity_weight, matching_weight, opinion_weight: of the first four, in the order L1,
@@ -170,6 +171,7 @@ class LayeredLoss:
 
         true_features = (both.detach().chunk(2)[0] for both in features_of_both)
         unlike = sum((ours - true).abs().mean((1, 2, 3)) for ours, true in zip(features, true_features, strict=True))
-        loss = loss + (self.matching_weight * weight * unlike).mean() - self.opinion_weight * opinion.mean()
+        loss = loss + (self.matching_weight * weight * unlike).mean()
+        loss = loss - self.opinion_weight * ((1 - weight) * opinion.mean(1)).mean()
         numbers |= {"on_true": on_true.mean(), "on_corrected": on_corrected.mean(), "unlike": (weight * unlike).mean()}
         return loss + _HINGE_WEIGHT * hinge, numbers
