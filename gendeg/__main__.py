@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "--structure-correction",
         choices=list(STRUCTURE_CORRECTION),
         default="auto",
-        help="line fine structure up with the clean photograph (default: auto, for haze, motion blur and raindrops)",
+        help="line fine structure up with the clean photograph (default: auto, where the model has learned it)",
     )
     parser.add_argument("--model", default="compact", help="bundled name, local folder or Hub repository (%(default)s)")
     parser.add_argument(

@@ -14,7 +14,7 @@ from gendeg.image_forms import resize
 _REACH = 40  # pixels to each side that light may move
 _NOISE = 1e-2  # of the spectrum's mean power: frequencies with less say little about the way of the light
 _FAINT = 0.08  # of a way's brightest point: what is fainter is noise
-_EXPLAINED = 0.7  # of an image's change may be missed by the way that is found for it
+_EXPLAINED = 0.9  # of an image's change may be missed by the way that is found for it
 
 
 def move_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ def way_of_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor | 
     way, change = way / way.sum(), (degraded - clean).abs().mean()
     if (degraded - convolve(clean, way)).abs().mean() > _EXPLAINED * change:
         return None
-    for _ in range(2):
+    for _ in range(4):
         moved = (convolve(clean, way) - clean).abs().mean()
         way = enlarged(way, float((change + 1e-6) / (moved + 1e-6)))
         beyond = max(0, way.shape[0] // 2 - reach)

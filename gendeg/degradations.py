@@ -106,7 +106,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             mu_range=(0.036, 0.282),
             sigma_range=(0.023, 0.255),
             typical=(0.200, 0.145),
-            accepted_mu=(0.03, 0.45),
+            accepted_mu=(0.03, 0.65),
         ),
     )
 }

@@ -88,13 +88,18 @@ class LayeredCorrection(ModelMixin, ConfigMixin):
     Args:
         widths: channels at full, half, quarter ... resolution.
         noise_channels: of white noise that it sees beside the images.
+        degradations: what it is used for, unless it is asked for elsewhere; it learns from all.
     """
 
-    degradations: Collection[str] = tuple(DEGRADATIONS)
     begins_with_detail = True  # with what `gendeg.detail` has found again
 
     @register_to_config
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96), noise_channels: int = 2):
+    def __init__(
+        self,
+        widths: Sequence[int] = (16, 32, 64, 96),
+        noise_channels: int = 2,
+        degradations: Sequence[str] = tuple(DEGRADATIONS),
+    ):
         super().__init__()
         pairs = list(pairwise(widths))
         self.first = nn.Conv2d(6 + noise_channels, widths[0], 3, padding=1)
@@ -129,6 +134,10 @@ class LayeredCorrection(ModelMixin, ConfigMixin):
         layers = self.last(x)[..., :height, :width].tanh()
         kept, opacity, colour = 1 + layers[:, :1], layers[:, 1:2], layers[:, 2:]
         return clean + kept * (generated - clean) + opacity * (colour - clean)
+
+    @property
+    def degradations(self) -> Collection[str]:
+        return self.config.degradations
 
     def correct(
         self,

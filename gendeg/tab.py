@@ -54,7 +54,7 @@ EXAMPLES = [
     for name in ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
 ]
 GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
-CORRECTION = "Gives the fine structure back that the codec loses. Auto: for haze, motion blur and raindrops."
+CORRECTION = "Gives the fine structure back that the codec loses. Auto: where the model has learned it."
 CORRECTED = "Structure correction, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
 VISIT, VISIT_SIDE = 12, 512  # pictures of a visit that are kept, and the pixels of their long side

@@ -25,7 +25,7 @@ from training.scenes import draw_scenes
 
 RESTORERS = ("nafnet", "promptir", "swin")
 # What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
-SHARES = {"codec": 14, "generator": 50, "structure": 25, "dataset": 15, **dict.fromkeys(RESTORERS, 35), "estimator": 15}
+SHARES = {"codec": 13, "generator": 60, "structure": 40, "dataset": 15, **dict.fromkeys(RESTORERS, 35), "estimator": 15}
 TABLES = {
     "compact-tables": ("codec", "control", "structure", "held-back"),
     "restorer-tables": ("restorers", "own", "published"),
