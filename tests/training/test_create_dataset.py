@@ -311,14 +311,14 @@ def _uniform(bounds: tuple[float, float], maximum: float) -> np.ndarray:
 
 
 def test_what_is_not_accepted_is_drawn_anew_or_given_up(command, tmp_path: Path, monkeypatch) -> None:
-    """The tiny model reaches a mu of about 0.17 or 0.2 in rain, and 0.2 in haze, whatever it is asked for."""
-    for name, accepted in (("rain", (0.174, 0.3)), ("haze", (0.5, 0.6))):
+    """The tiny model's rain reaches a mu of 0.008 to 0.034 as it is asked, its haze never one of 0.5."""
+    for name, accepted in (("rain", (0.015, 0.3)), ("haze", (0.5, 0.6))):
         monkeypatch.setitem(DEGRADATIONS, name, replace(DEGRADATIONS[name], accepted_mu=accepted))
     output = tmp_path / "pairs"
     asked = command(output, "--degradations", "rain", "haze")
     assert create_dataset.main(asked) == 0
     assert {row["degradation"] for row in rows(output)} == {"rain"}
-    assert all(row["mu_reached"] >= 0.174 for row in rows(output))
+    assert all(row["mu_reached"] >= 0.015 for row in rows(output))
     assert max(row["attempts"] for row in rows(output)) > 1
     for row in rows(output):
         (drawn,), seed = draw(0, row["source_file"], "rain", 0, row["attempts"])

@@ -25,9 +25,9 @@ def test_two_actors_make_what_one_process_makes(tiny_pipeline_folder: Path, tmp_
         assert create_dataset.main([*common, "--output", str(tmp_path / engine), "--engine", engine, *options]) == 0
     assert_same(tmp_path / "ray", tmp_path / "local")
     (clean / "torn.png").unlink()  # what could not be read is tried again
-    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.png")}
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "ray" / "train").rglob("*.png")}
     assert create_dataset.main([*common, "--output", str(tmp_path / "ray"), "--engine", "ray"]) == 0  # nothing is left
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.png")} == files
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "ray" / "train").rglob("*.png")} == files
 
 
 def test_an_address_that_is_none(tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:

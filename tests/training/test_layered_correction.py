@@ -96,11 +96,12 @@ def _gradients(arrays, weight=1.0, **weights):
 
 
 def test_each_side_learns_from_its_own_loss_alone(arrays):
-    (pulled, judging), (twice, as_before) = (_gradients(arrays, opinion_weight=weight) for weight in (1.0, 2.0))
+    (pulled, judging), (twice, as_before) = (_gradients(arrays, 0.0, opinion_weight=weight) for weight in (1.0, 2.0))
     assert torch.equal(judging, as_before), "what the module wants must not reach the discriminator"
     assert bool(judging.any()) and bool(pulled.any())
     assert torch.allclose(twice, 2 * pulled), "the discriminator's own loss must not reach the module"
     assert not any(bool(side.any()) for side in _gradients(arrays)), "unasked, neither learns"
+    assert not bool(_gradients(arrays, opinion_weight=1.0)[0].any()), "where the truth says all, it is not asked"
 
 
 @pytest.mark.parametrize("term", ["paired_weight", "matching_weight"])
