@@ -18,9 +18,17 @@ REACHES = (27, 9, 5)  # of the squares that transmission is measured in, coarse 
 
 
 def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
-    """Means over squares that reach so many pixels to each side, as far as the image goes, [C, h, w]."""
-    rows = F.avg_pool2d(image, (2 * reach + 1, 1), 1, (reach, 0), count_include_pad=False)
-    return F.avg_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach), count_include_pad=False)
+    """Means over squares that reach so many pixels to each side, as far as the image goes, [..., h, w]."""
+    mean = image.double()
+    for _ in range(2):  # by differences of running sums, which cost the same for any reach
+        mean = mean.transpose(-1, -2)
+        size = mean.shape[-2]
+        sums = F.pad(mean.cumsum(-2), (0, 0, reach + 1, 0))
+        sums = torch.cat([sums, sums[..., -1:, :].expand(*sums.shape[:-2], reach, -1)], -2)
+        place = torch.arange(size, device=image.device)
+        count = place.add(reach + 1).clamp(max=size) - place.sub(reach).clamp(min=0)
+        mean = (sums[..., 2 * reach + 1 :, :] - sums[..., :size, :]) / count[:, None]
+    return mean.to(image.dtype)
 
 
 def slopes(clean: torch.Tensor, degraded: torch.Tensor, finest: int) -> list[torch.Tensor]:

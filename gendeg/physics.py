@@ -8,9 +8,9 @@ in that; tinted flakes, torn edges, rainbows in drops and the codec's 8 x 8 bloc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from gendeg.blur import move_light
 from gendeg.detail import mean_around
@@ -48,9 +48,7 @@ def dim(clean: torch.Tensor, degraded: torch.Tensor) -> Kept:
     TPAMI 2013).
     """
 
-    def near(image: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(image, 2 * _NEAR + 1, stride=1, padding=_NEAR, count_include_pad=False)
-
+    near = partial(mean_around, reach=_NEAR)
     factor = ((degraded + _DARK) / (clean + _DARK)).log()
     brightness, middle_factor = clean.mean(1, keepdim=True), near(factor)
     middle = near(brightness)
@@ -69,7 +67,7 @@ def move(clean: torch.Tensor, degraded: torch.Tensor) -> Kept:
 def show_surroundings(clean: torch.Tensor, degraded: torch.Tensor) -> Kept:
     """The brightness of `degraded` in the colours of `clean`, those around where it differs; arguments as above."""
     changed = mean_around((degraded - clean).abs().mean(1), 2)[:, None].div(_FULL).clamp(max=1)
-    around = torch.stack([mean_around(image, _AROUND) for image in clean])
+    around = mean_around(clean, _AROUND)
     colours = [image - image.mean(1, keepdim=True) for image in (clean, around)]
     return (degraded.mean(1, keepdim=True) + torch.lerp(*colours, changed)).clamp(0, 1), None
 

@@ -93,9 +93,9 @@ def defocused(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def smooth_field(size: int, rng: np.random.Generator) -> torch.Tensor:
-    """A smooth gradient of similar colours of any brightness, [3, size, size] in [0, 1]: a sky, a wall."""
+    """A smooth gradient of similar colours, [3, size, size] in [0, 1]: a sky, a wall, more often dark than bright."""
     spread = rng.uniform(0, 0.3)
-    colour = rng.uniform(0.03, 1) * (1 + spread * rng.uniform(-1, 1, (3, 1, 1)))
+    colour = rng.uniform(0, 1) ** 1.5 * (1 + spread * rng.uniform(-1, 1, (3, 1, 1)))
     corners = colour * (1 + spread * rng.standard_normal((3, *rng.integers(1, 4, 2))))
     grid = torch.from_numpy(corners).float().clamp(0, 1)[None]
     return torch.nn.functional.interpolate(grid, (size, size), mode="bilinear", align_corners=True)[0]
