@@ -32,6 +32,18 @@ _NEGLIGIBLE = 0.01  # way from the clean latent, in rho, below which nothing has
 _UNKNOWN_SIZE, _LEAST_SIZE = 0.15, 0.01  # of a degradation map
 
 
+def enlarged(lattice: torch.Tensor, factor: int) -> torch.Tensor:
+    """[B, C, h, w] `factor` times as high and wide, bicubic: products of matrices, a tenth of `interpolate`'s time."""
+
+    def weights(size: int) -> torch.Tensor:  # [size, factor * size]
+        unit = torch.eye(size, dtype=lattice.dtype, device=lattice.device)[None, ..., None]
+        return torch.nn.functional.interpolate(unit, scale_factor=(factor, 1), mode="bicubic")[0, ..., 0]
+
+    height, width = lattice.shape[2:]
+    wide = (lattice.flatten(0, 2) @ weights(width)).unflatten(0, (-1, height))
+    return (weights(height).T @ wide).unflatten(0, lattice.shape[:2])
+
+
 @dataclass
 class BridgeSchedulerOutput(BaseOutput):
     """prev_sample: the latent at the next time; pred_original_sample: the degraded latent predicted from here."""
@@ -151,8 +163,8 @@ class BridgeScheduler(SchedulerMixin, ConfigMixin):
         noise = coarse ** (1 - fineness) * fine**fineness * scale * draw(height, width)
         for cell in _SMOOTH_CELLS:
             lattice = draw(height // cell + 2, width // cell + 2)
-            smooth = torch.nn.functional.interpolate(lattice, scale_factor=cell, mode="bicubic")
-            noise += coarse * self.per_channel(self.config.smooth_noise_scale, like) * smooth[..., :height, :width]
+            smooth = enlarged(lattice, cell)[..., :height, :width]
+            noise += coarse * self.per_channel(self.config.smooth_noise_scale, like) * smooth
         return noise
 
     def predicted(

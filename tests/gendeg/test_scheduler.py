@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gendeg.degradations import DEGRADATIONS
-from gendeg.scheduler import BridgeScheduler
+from gendeg.scheduler import BridgeScheduler, enlarged
 
 ONE = torch.ones(1, 1, 1, 1)
 
@@ -53,6 +53,13 @@ def test_noise_is_scaled_per_channel_and_smooth_where_asked():
     steps = (noise[..., 1:] - noise[..., :-1]).std((0, 2, 3)) / noise.std((0, 2, 3))
     assert steps[0] > 1.3, "white noise: neighbours are independent"
     assert steps[1] < 0.5, "smooth noise: neighbours are alike"
+
+
+def test_smooth_noise_is_enlarged_as_images_are():
+    lattice = torch.randn(2, 3, 5, 4)
+    torch.testing.assert_close(
+        enlarged(lattice, 4), torch.nn.functional.interpolate(lattice, scale_factor=4, mode="bicubic")
+    )
 
 
 def test_temperature_takes_noise_from_coarse_and_fine_patterns():
