@@ -116,22 +116,25 @@ def part_maps(result: Result) -> list[tuple[Image.Image, str]]:
     maps = []
     for asked, reached in zip(result.request.parts, result.parts, strict=False):
         image, brightest = colour_degradation_map(reached.degradation_map)
-        maps.append((image, f"{get_degradation(asked.degradation).label}: 0 to {brightest:.2f}"))
+        maps.append((image, f"{get_degradation(asked.degradation).label}, to {brightest:.2f}"))
     return maps
 
 
 def numbers(request: Request | None = None, result: Result | None = None) -> str:
     """HTML table of mu and sigma: asked, reached at the working size, and that of the pair at its own size.
 
-    Of a mixture, of each part and of all together; with a mask, inside of it as well; None: not yet.
+    Of a mixture, of each part and of all together; with a mask, inside of it as well, where it was asked for; None:
+    not yet.
     """
-    rows = [("", request if request and not request.also else None, result, result)]
+    masked = request and request.mask is not None
+    rows = [("", None if not request or request.also or masked else request, result, result)]
     for index, part in enumerate(request.parts if request and request.also else ()):
         label, reached = get_degradation(part.degradation).label, result and result.parts[index]
         rows.insert(index, (label, part, reached, None))
-    if result and result.inside:
-        within = SimpleNamespace(delivered_mu=result.inside[0], delivered_sigma=result.inside[1])
-        rows.append(("In the mask", None, None, within))
+    if masked:
+        inside = result.inside if result else (None, None)
+        within = SimpleNamespace(delivered_mu=inside[0], delivered_sigma=inside[1])
+        rows.append(("In the mask", None if request.also else request, None, within))
     lines = ""
     for label, asked, reached, delivered in rows:
         for name, sign in (("mu", "μ"), ("sigma", "σ")):

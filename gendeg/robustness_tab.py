@@ -130,11 +130,11 @@ def run_endpoint(models: Models, measuring: Measuring, *values: Any) -> Iterator
 
 def points(curve: Robustness, measure: str) -> pd.DataFrame:
     """What a plot shows of "psnr" or "ssim": columns mu (reached), restorer and the measure; finite values alone."""
-    found = [
-        (row.reached[0], name.removesuffix(measure).removesuffix("_") or AS_IT_IS, value)
+    found = [  # one restorer after another: colours go by their order
+        (row.reached[0], name.removesuffix(measure).removesuffix("_") or AS_IT_IS, row.values[name])
+        for name in dict.fromkeys(name for row in curve.rows for name in row.values if name.endswith(measure))
         for row in curve.rows
-        for name, value in row.values.items()
-        if name.endswith(measure) and _finite(value) is not None
+        if _finite(row.values.get(name)) is not None
     ]
     return pd.DataFrame(found, columns=["mu", "restorer", measure]).astype({"mu": float, measure: float})
 

@@ -55,7 +55,7 @@ EXAMPLES = [
 ]
 GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: where the model has learned it."
-CORRECTED = "Structure correction, x 8"
+CORRECTED = "What structure correction changed, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
 VISIT, VISIT_SIDE = 12, 512  # pictures of a visit that are kept, and the pixels of their long side
 NONE = "none"  # no further degradation
@@ -342,11 +342,12 @@ def from_link(query: Mapping[str, str]) -> tuple[Any, ...]:
     """What the address of the page asks for.
 
     Returns:
-        (degradation, mu, sigma, plot, strength, seed, randomise, then degradation, mu and sigma of each further one).
+        (status, the fold of mixtures, degradation, mu, sigma, plot, strength, seed, randomise, then degradation,
+        mu and sigma of each further one).
     """
     asked = read_link(query)
     if asked is None:
-        return (SKIP,) * 13
+        return (SKIP,) * 15
     first, *others = asked.parts
     also: list[Any] = []
     for part in others:
@@ -355,7 +356,10 @@ def from_link(query: Mapping[str, str]) -> tuple[Any, ...]:
     sliders = _sliders(first.degradation, first.mu, first.sigma)
     plot = intensity_plot(first.degradation, first.mu, first.sigma)
     seed = (SKIP, SKIP) if asked.seed is None else (asked.seed, False)
-    return first.degradation, *sliders, plot, None, *seed, *also
+    kinds = " and ".join(get_degradation(part.degradation).label.lower() for part in asked.parts)
+    said = f"The link has set {kinds}. Choose the photograph, then Generate."
+    fold = gr.update(open=True) if others else SKIP
+    return said, fold, first.degradation, *sliders, plot, None, *seed, *also
 
 
 def _sliders(degradation: str, mu: float, sigma: float) -> list[Any]:
@@ -370,7 +374,8 @@ def _sliders(degradation: str, mu: float, sigma: float) -> list[Any]:
 
 
 def _anchor(request: Request) -> str:
-    return f'<a href="{escape(link(request))}" target="_blank">Link to these settings</a>'
+    but = " (but the mask)" if request.mask else ""
+    return f'<a href="{escape(link(request))}" target="_blank">Link to these settings</a>{but}'
 
 
 def progress(step: Step | None, loaded: bool = True) -> str:
@@ -380,7 +385,7 @@ def progress(step: Step | None, loaded: bool = True) -> str:
     share = bar((step.part + step.done / step.total) / step.parts)
     which = f"Degradation {step.part + 1} of {step.parts}: " if step.parts > 1 else ""
     if step.done == step.total:
-        return f"{which}Bringing it to the photograph…{share}"
+        return f"{which}Carrying it over to the photograph…{share}"
     return f"{which}Step {step.done} of {step.total}{share}"
 
 
@@ -463,7 +468,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     label="Photograph of real weather", sources=["upload", "clipboard"], type="filepath",
                     image_mode=None, height=140, elem_id="like", buttons=[], placeholder="What it shows will be set",
                 )  # fmt: skip
-            with gr.Accordion("More: mixtures, mask, seed, model", open=False, elem_id="advanced"):
+            with gr.Accordion("More: mixtures, mask, seed, model", open=False, elem_id="advanced") as more:
                 with gr.Row(elem_id="seeds"):
                     seed = gr.Number(0, label="Seed", precision=0, min_width=120, elem_id="seed")
                     randomise = gr.Checkbox(True, label="Randomise", scale=0, min_width=145, elem_id="randomise")
@@ -586,7 +591,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
     preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **QUICK)
     own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
-    addressed = [degradation, mu, sigma, plot, strength, seed, randomise, *also]
+    addressed = [status, more, degradation, mu, sigma, plot, strength, seed, randomise, *also]
     opened = (  # one after the other: the settings are those of the degradation that the address names
         demo.load(page_address, None, addressed, **QUICK)
         .then(list_models, None, model, **QUICK)

@@ -309,14 +309,14 @@ def restore_tab(
         photo.change(look_at, photo, seen, **QUICK)
 
     images = gr.State()  # Images of the session's photograph
-    for side in (left, right):
-        side.input(compare, [images, left, right], [comparison, download], **QUICK)
+    for side in (left, right):  # whatever chose it: what is shown follows what stands in the boxes
+        side.change(compare, [images, left, right], [comparison, download], **QUICK)
 
-    def card_clicked(images: Images | None, left: int | None, event: gr.EventData) -> tuple[Any, ...]:
+    def card_clicked(images: Images | None, event: gr.EventData) -> Any:
         index = event._data.get("index") if isinstance(event._data, dict) else None
-        return index if images and _index(images, index) else SKIP, *compare(images, left, index)
+        return index if images and _index(images, index) else SKIP
 
-    cards.click(card_clicked, [images, left], [right, comparison, download], **QUICK)
+    cards.click(card_clicked, images, right, trigger_mode="always_last", **QUICK)
 
     def restore_clicked(*values: Any) -> Iterator[tuple[Any, ...]]:
         yield from run_restore(restorers, *values)

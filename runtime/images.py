@@ -65,7 +65,7 @@ def open_image(path: str | Path, keep_alpha: bool = False) -> Image.Image:
     except MemoryError:
         raise UserError(f"There is too little memory to open {name}. Scale it down first.") from None
     except Exception as error:  # Pillow's readers raise almost anything on damaged files
-        raise UserError(f"{name} is damaged or incomplete{_reason(error)}.") from error
+        raise UserError(f"{name} is damaged or incomplete{_reason(error)}. Save or send it anew.") from error
     notes = ["first of several frames"] if several else []
     if deep:
         notes.append("16 bits per channel reduced to 8")

@@ -45,7 +45,7 @@ def run(tiny_pipeline_folder: Path, tmp_path: Path, photo: Path, monkeypatch: py
 
 def steps_of(yielded: list[tuple[Any, ...]]) -> list[str]:
     said = [line[0].split("<")[0] for line in yielded if isinstance(line[0], str)]
-    return [line for line in said if "Step" in line or "Bringing" in line]
+    return [line for line in said if "Step" in line or "Carrying" in line]
 
 
 def test_a_mixture_shows_its_parts(run) -> None:
@@ -54,7 +54,7 @@ def test_a_mixture_shows_its_parts(run) -> None:
     assert images[0].size == images[1].size == whole.size == (320, 240)
     assert parts["visible"] and not difference["visible"]
     maps, captions = zip(*parts["value"], strict=True)
-    assert [caption.split(":")[0] for caption in captions] == ["Haze", "Rain"], "in the order of physics"
+    assert [caption.split(",")[0] for caption in captions] == ["Haze", "Rain"], "in the order of physics"
     assert all(image.size == (320, 240) for image in maps) and not np.array_equal(*map(np.asarray, maps))
     assert re.findall(r'"row">([^<]+)<', table) == ["Haze μ", "Haze σ", "Rain μ", "Rain σ", "All μ", "All σ"]
     assert "<td>0.050</td>" in table and "<td>0.100</td>" in table and '<td id="asked-mu">–</td>' in table
@@ -67,7 +67,7 @@ def test_one_degradation_shows_what_it_always_did(run) -> None:
         assert not last[5]["visible"] and last[5]["value"] == []
         assert re.findall(r'"row">([^<]+)<', last[7]) == ["μ", "σ"]
         assert '<td id="asked-mu">0.100</td>' in last[7]
-    assert steps_of(alone) == steps_of(folded) == ["Step 1 of 2", "Bringing it to the photograph…"]
+    assert steps_of(alone) == steps_of(folded) == ["Step 1 of 2", "Carrying it over to the photograph…"]
     assert np.array_equal(alone[-1][2][1], folded[-1][2][1])
 
 
@@ -76,12 +76,12 @@ def test_progress_covers_all_parts_and_each_has_its_own_steps(run) -> None:
     assert own == [
         "Degradation 1 of 2: Step 1 of 3",
         "Degradation 1 of 2: Step 2 of 3",
-        "Degradation 1 of 2: Bringing it to the photograph…",
+        "Degradation 1 of 2: Carrying it over to the photograph…",
         "Degradation 2 of 2: Step 1 of 2",
-        "Degradation 2 of 2: Bringing it to the photograph…",
+        "Degradation 2 of 2: Carrying it over to the photograph…",
     ]
     asked = steps_of(run("haze", 0.05, 0.04, settings=(1, *SETTINGS[1:])))
-    assert asked == [f"Degradation {part} of 2: Bringing it to the photograph…" for part in (1, 2)]
+    assert asked == [f"Degradation {part} of 2: Carrying it over to the photograph…" for part in (1, 2)]
     shares = [
         float(re.search(r"width:(\d+)%", progress(Step(s, 4, part=p, parts=3)))[1]) for p in range(3) for s in (1, 4)
     ]
@@ -161,7 +161,7 @@ def test_what_a_mixture_has_not_reached_yet_is_a_dash() -> None:
     parts = (PartResult(flat, 0.051, 0.041), PartResult(flat, 0.11, 0.061))
     result = Result(image, image, flat, 0.15, 0.07, 0.16, 0.08, None, None, request, parts)
     assert numbers(request, result).count("–") == 2 * (1 + 1 + 1)
-    assert [caption for _, caption in part_maps(result)] == ["Haze: 0 to 0.02", "Rain: 0 to 0.02"]
+    assert [caption for _, caption in part_maps(result)] == ["Haze, to 0.02", "Rain, to 0.02"]
 
 
 def test_with_a_mask_the_rest_stays_as_it_was(run, photo: Path) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 
 import gradio as gr
 
-from gendeg.checkpoints import available_models
+from gendeg.checkpoints import available_models, read_settings
 from gendeg.degradations import DEGRADATIONS
 from gendeg.endpoint import CHOICES
-from gendeg.jobs import Models
+from gendeg.jobs import Models, model_source
 from gendeg.request import MAX_SEED
 from gendeg.tab import list_models
 from runtime.images import PHOTOGRAPHS
@@ -47,8 +47,7 @@ def run_data_set(
         (status, contact sheet, download).
     """
     try:
-        nothing = gr.update(value=None, visible=False), gr.update(value=None, interactive=False)
-        yield "Looking at the photographs…" + bar(0), *nothing
+        yield "Looking at the photographs…" + bar(0), SKIP, SKIP
         photographs, started, made = all_uploaded(files), time.monotonic(), None
         folders = files_folder("gendeg-"), files_folder("gendeg-")
         with closing(make_of_files(models, folders, photographs, choices, cancelled)) as events:
@@ -134,7 +133,8 @@ def left_out(skipped: Skipped) -> str:
     """The list of files that were left out, each with its reason."""
     if not skipped:
         return ""
-    lines = [f"{escape(name)}: {escape(reason)}" for name, reason in skipped[:_LISTED]]
+    # A reason begins with the name of the file, but not with the ZIP or the folder that it lies in.
+    lines = [escape(why if why.startswith(name) else f"{name}: {why}") for name, why in skipped[:_LISTED]]
     lines += [f"and {len(skipped) - _LISTED} more"] if len(skipped) > _LISTED else []
     items = "".join(f"<li>{line}</li>" for line in lines)
     return f" {_counted(len(skipped), 'file')} left out:<ul>{items}</ul>"
@@ -178,16 +178,18 @@ def data_set_tab(demo: gr.Blocks, models: Models) -> None:
                 cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="data-set-cancel")
         with gr.Column(scale=72, min_width=320):
             status = gr.HTML(
-                f"Intensities are drawn as real data sets have them, and written down for every pair. Up to "
-                f"{limit('GENDEG_MAX_PHOTOGRAPHS')} photographs and {limit('GENDEG_MAX_PAIRS')} pairs at once, of "
-                f"{limit('GENDEG_MAX_MEGABYTES')} megabytes each, "
-                f"{limit('GENDEG_MAX_UNPACKED_MEGABYTES')} in all.",
+                f"Intensities are drawn as real data sets have them, and written down for every pair. Images have the "
+                f"size at which the model works (the bundled one: short side "
+                f"{read_settings(model_source(None)).resolution} pixels). Up to {limit('GENDEG_MAX_PHOTOGRAPHS')} "
+                f"photographs and {limit('GENDEG_MAX_PAIRS')} pairs at once; files of up to "
+                f"{limit('GENDEG_MAX_MEGABYTES')} megabytes, unpacked {limit('GENDEG_MAX_UNPACKED_MEGABYTES')} in all.",
                 elem_id="data-set-status", elem_classes="status",
             )  # fmt: skip
             download = gr.DownloadButton("Download ZIP", interactive=False, elem_id="download-pairs")
             sheet = gr.Image(
-                label="Some of the pairs", interactive=False, visible=False, elem_id="sheet", buttons=["fullscreen"]
-            )
+                label="Some of the pairs", show_label=False, interactive=False, visible=False, elem_id="sheet",
+                buttons=["fullscreen"],
+            )  # fmt: skip
 
     def make_clicked(*values: Any) -> Iterator[tuple[Any, Any, Any]]:
         yield from run_data_set(models, *values)
