@@ -19,7 +19,8 @@ REACHES = (27, 9, 5)  # of the squares that transmission is measured in, coarse 
 
 def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
     """Means over squares that reach so many pixels to each side, as far as the image goes, [..., h, w]."""
-    mean = image.double()
+    middle = image.float().mean((-2, -1), keepdim=True)  # without it, sums stay small and exact
+    mean = image.float() - middle
     for _ in range(2):  # by differences of running sums, which cost the same for any reach
         mean = mean.transpose(-1, -2)
         size = mean.shape[-2]
@@ -28,7 +29,7 @@ def mean_around(image: torch.Tensor, reach: int) -> torch.Tensor:
         place = torch.arange(size, device=image.device)
         count = place.add(reach + 1).clamp(max=size) - place.sub(reach).clamp(min=0)
         mean = (sums[..., 2 * reach + 1 :, :] - sums[..., :size, :]) / count[:, None]
-    return mean.to(image.dtype)
+    return (mean + middle).to(image.dtype)
 
 
 def slopes(clean: torch.Tensor, degraded: torch.Tensor, finest: int) -> list[torch.Tensor]:

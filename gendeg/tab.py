@@ -55,7 +55,7 @@ EXAMPLES = [
 ]
 GUIDANCE = "How strictly to follow degradation and intensity. 1: off, and faster."
 CORRECTION = "Gives the fine structure back that the codec loses. Auto: where the model has learned it."
-CORRECTED = "What structure correction changed, x 8"
+CORRECTED = "Change by correction, x 8"
 IMAGE_GUIDANCE = "How strictly to keep to the photograph. 1: off, and faster."
 VISIT, VISIT_SIDE = 12, 512  # pictures of a visit that are kept, and the pixels of their long side
 NONE = "none"  # no further degradation

@@ -15,10 +15,10 @@ from typing import Any
 
 import gradio as gr
 
-from gendeg.checkpoints import available_models, read_settings
+from gendeg.checkpoints import available_models
 from gendeg.degradations import DEGRADATIONS
 from gendeg.endpoint import CHOICES
-from gendeg.jobs import Models, model_source
+from gendeg.jobs import Models
 from gendeg.request import MAX_SEED
 from gendeg.tab import list_models
 from runtime.images import PHOTOGRAPHS
@@ -178,11 +178,11 @@ def data_set_tab(demo: gr.Blocks, models: Models) -> None:
                 cancel_button = gr.Button("Cancel", interactive=False, min_width=80, elem_id="data-set-cancel")
         with gr.Column(scale=72, min_width=320):
             status = gr.HTML(
-                f"Intensities are drawn as real data sets have them, and written down for every pair. Images have the "
-                f"size at which the model works (the bundled one: short side "
-                f"{read_settings(model_source(None)).resolution} pixels). Up to {limit('GENDEG_MAX_PHOTOGRAPHS')} "
-                f"photographs and {limit('GENDEG_MAX_PAIRS')} pairs at once; files of up to "
-                f"{limit('GENDEG_MAX_MEGABYTES')} megabytes, unpacked {limit('GENDEG_MAX_UNPACKED_MEGABYTES')} in all.",
+                "Intensities are drawn as real data sets have them, and written down for every pair. Images have the "
+                "size at which the model works (Degrade, More: working size), not the photograph's own. Up to "
+                f"{limit('GENDEG_MAX_PHOTOGRAPHS')} photographs and {limit('GENDEG_MAX_PAIRS')} pairs at once; files "
+                f"of up to {limit('GENDEG_MAX_MEGABYTES')} megabytes, unpacked "
+                f"{limit('GENDEG_MAX_UNPACKED_MEGABYTES')} in all.",
                 elem_id="data-set-status", elem_classes="status",
             )  # fmt: skip
             download = gr.DownloadButton("Download ZIP", interactive=False, elem_id="download-pairs")
