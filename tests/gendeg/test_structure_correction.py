@@ -120,7 +120,10 @@ def test_layers_begin_where_detail_transfer_ends(tiny_pipeline_folder, photo):
     pipeline = load_pipeline(tiny_pipeline_folder, device="cpu")
     transferred = _call(pipeline, photo, "snow").images
     pipeline.register_modules(structure_correction=LayeredCorrection(widths=(4, 4)))
-    torch.testing.assert_close(_call(pipeline, photo, "snow").images, transferred, atol=2e-6, rtol=0)
+    begun = _call(pipeline, photo, "snow").images
+    # The photograph's own size is rounded to 8 bits: a value at the border of two levels may fall to either.
+    torch.testing.assert_close(begun, transferred, atol=1 / 255 + 1e-6, rtol=0)
+    assert (begun - transferred).abs().mean() < 1e-5
 
 
 def test_layers_know_the_degradation_and_follow_the_seed():
