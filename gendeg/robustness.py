@@ -54,12 +54,12 @@ class Row:
     """What was measured on one picture.
 
     Attributes:
-        photograph: which one, from 0.
+        photograph: the name of its file; of an image without one its number, from 0.
         asked, reached, delivered: (mu, sigma) of the picture.
         values: what was measured, by name; None where it cannot be.
     """
 
-    photograph: int
+    photograph: int | str
     asked: tuple[float, float]
     reached: tuple[float, float]
     delivered: tuple[float, float]
@@ -120,7 +120,7 @@ class Robustness:
         Raises:
             OSError: if it cannot be written.
         """
-        write_whole(Path(path), self.to_csv().encode())
+        write_whole(Path(path), self.to_csv().encode(errors="surrogateescape"))  # of names that are not UTF-8
 
 
 def rising_mus(degradation: str) -> list[float]:
@@ -156,7 +156,7 @@ def pictures(
         yield Picture(result.clean, result.degraded, (mu, sigma), (result.mu, result.sigma), delivered)
 
 
-def measured(picture: Picture, values: Values, photograph: int = 0) -> Row:
+def measured(picture: Picture, values: Values, photograph: int | str = 0) -> Row:
     """The row of a picture."""
     return Row(photograph, picture.asked, picture.reached, picture.delivered, values)
 
@@ -217,10 +217,12 @@ def robustness_of_pairs(
         raise UserError("There is no photograph to degrade.")
     pipeline, rows = pipeline or load_pipeline(), []
     for index, photograph in enumerate(several):
+        name = Path(photograph).name if isinstance(photograph, (str, Path)) else index
         request = Request(_opened(photograph), kind.name, 0, 0, seed + index, output_size=output_size)
         for picture in pictures(pipeline, request, mus):
-            values = {name: _number(name, v) for name, v in evaluate(picture.degraded, picture.clean).items()}
-            rows.append(measured(picture, values, index))
+            found = evaluate(picture.degraded, picture.clean).items()
+            values = {measure: _number(measure, value) for measure, value in found}
+            rows.append(measured(picture, values, name))
             if progress:
                 progress(len(rows), len(mus) * len(several))
     return Robustness(kind.name, tuple(rows))

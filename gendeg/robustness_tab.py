@@ -78,7 +78,9 @@ def rise_and_measure(
             if isinstance(event, UserError):
                 failures.append(str(event))
             elif isinstance(event, list):
-                curve = Robustness(request.degradation, tuple(map(measured, shown, event)))
+                name = Path(uploaded(photo)).name
+                rows = [measured(picture, values, name) for picture, values in zip(shown, event, strict=True)]
+                curve = Robustness(request.degradation, tuple(rows))
                 yield Outcome(curve, shown, failures, notes(request.photo))
             elif event is None:
                 yield None

@@ -380,6 +380,7 @@ def test_robustness(robustness, photo: Path) -> None:
     lines = list(csv.DictReader(Path(table).read_text().splitlines()))
     assert [float(line["nafnet_psnr"]) for line in lines] == [row["nafnet_psnr"] for row in rows]
     assert Path(table).name == "astronaut-rain-robustness.csv" and lines[0]["psnr"] == "inf"
+    assert {line["photograph"] for line in lines} == {photo.name}
 
 
 def test_robustness_survives_a_failing_network(robustness, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def test_what_is_measured_against_the_clean_photograph(pipeline: GenDegPipeline,
 
     curve = robustness_of_pairs(evaluate, str(photo), "haze", [0, 0.2], pipeline, output_size="working")
     assert [row.values["equal"] for row in curve.rows] == [1, 0]
+    assert [row.photograph for row in curve.rows] == [photo.name] * 2
     width = pipeline.working_size(240, 320)[1]
     assert [row.values["width"] for row in curve.rows] == [width, width]
     assert curve.means()[0.2]["nothing"] is None and curve.means()[0.2]["equal"] == 0
@@ -106,7 +108,7 @@ def test_means_are_of_the_photographs_at_one_asked_mu() -> None:
 finite = st.floats(0, 1)
 rows = st.builds(
     Row,
-    st.integers(0, 5),
+    st.integers(0, 5) | st.text(),
     *[st.tuples(finite, finite)] * 3,
     st.dictionaries(st.sampled_from(["a", "b_psnr"]), st.none() | st.floats(allow_nan=False)),
 )
@@ -125,9 +127,10 @@ def test_a_table_is_read_again_as_it_was_written(rows: list[Row]) -> None:
 
 
 def test_a_written_table_is_whole(tmp_path: Path) -> None:
-    curve = Robustness("snow", (Row(0, *[(0.1, 0.2)] * 3, {"psnr": math.inf}),))
+    name = os.fsdecode(b"caf\xe9.png")
+    curve = Robustness("snow", (Row(name, *[(0.1, 0.2)] * 3, {"psnr": math.inf}),))
     curve.write_csv(tmp_path / "curve.csv")
-    assert (tmp_path / "curve.csv").read_text().splitlines()[1] == "0,snow,0.1,0.2,0.1,0.2,0.1,0.2,inf"
+    assert (tmp_path / "curve.csv").read_bytes().splitlines()[1] == b"caf\xe9.png,snow,0.1,0.2,0.1,0.2,0.1,0.2,inf"
 
 
 def test_the_example_of_the_documentation_runs(
