@@ -115,11 +115,11 @@ def run_like(photo: Any) -> tuple[Any, ...]:
         return failed(error), *[SKIP] * 5
 
 
-def change_also(degradation: str) -> tuple[Any, Any]:
-    """The sliders of a further degradation, shown where one is chosen."""
+def change_also(degradation: str) -> tuple[Any, Any, Any]:
+    """(strength, mu, sigma) of a further degradation, shown where one is chosen."""
     if degradation == NONE:
-        return gr.update(visible=False), gr.update(visible=False)
-    return change_degradation(degradation)[:2]
+        return (gr.update(visible=False),) * 3
+    return gr.update(value="moderate", visible=True), *change_degradation(degradation)[:2]
 
 
 def chosen_on_plot(event: gr.EventData) -> tuple[Any, Any]:
@@ -343,16 +343,17 @@ def from_link(query: Mapping[str, str]) -> tuple[Any, ...]:
 
     Returns:
         (status, the fold of mixtures, degradation, mu, sigma, plot, strength, seed, randomise, then degradation,
-        mu and sigma of each further one).
+        strength, mu and sigma of each further one).
     """
     asked = read_link(query)
     if asked is None:
-        return (SKIP,) * 15
+        return (SKIP,) * 17
     first, *others = asked.parts
     also: list[Any] = []
     for part in others:
-        also += [part.degradation, *_sliders(part.degradation, part.mu, part.sigma)]
-    also += [SKIP] * (6 - len(also))
+        strength = gr.update(value=None, visible=True)
+        also += [part.degradation, strength, *_sliders(part.degradation, part.mu, part.sigma)]
+    also += [SKIP] * (8 - len(also))
     sliders = _sliders(first.degradation, first.mu, first.sigma)
     plot = intensity_plot(first.degradation, first.mu, first.sigma)
     seed = (SKIP, SKIP) if asked.seed is None else (asked.seed, False)
@@ -404,6 +405,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
     """
     mu_range, sigma_range = slider_range(FIRST)
     mu_typical, sigma_typical = DEGRADATIONS[FIRST].typical
+    strengths = [(name.capitalize(), name) for name in PRIOR.strengths(FIRST)]
     captioner, names = available_captioner(), list(available_models())
     notice = gr.HTML(elem_id="notice", visible=False)
     with gr.Row(elem_id="degrade"):
@@ -419,8 +421,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
             )
             with gr.Group(elem_id="intensity"):
                 strength = gr.Radio(
-                    [(name.capitalize(), name) for name in PRIOR.strengths(FIRST)], value="moderate",
-                    label="Intensity, as real photographs have it", elem_id="strength",
+                    strengths, value="moderate", label="Intensity, as real photographs have it", elem_id="strength",
                 )  # fmt: skip
                 plot = gr.HTML(
                     intensity_plot(FIRST, mu_typical, sigma_typical), js_on_load=CHOOSE_ON_CLICK, elem_id="plot"
@@ -476,11 +477,15 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                     names, value=names[0], label="Model", info="Bundled, or in the folder models/.",
                     filterable=False, elem_id="model",
                 )  # fmt: skip
-                also = []
+                also, also_addressed = [], []
                 for number, label in ((2, "Also add"), (3, "And also")):
                     kind = gr.Dropdown(
                         [("Nothing", NONE), *CHOICES], value=NONE, label=label, filterable=False,
                         elem_id=f"degradation-{number}",
+                    )  # fmt: skip
+                    level = gr.Radio(
+                        strengths, value="moderate", label="Intensity of this one", visible=False,
+                        elem_id=f"strength-{number}",
                     )  # fmt: skip
                     sliders = [
                         gr.Slider(*limits, step=0.001, label=name, visible=False, elem_id=f"{elem}-{number}")
@@ -489,8 +494,12 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
                             (sigma_range, "Deviation σ of this one alone", "sigma"),
                         )
                     ]
-                    kind.input(change_also, kind, sliders, **QUICK)
+                    kind.input(change_also, kind, [level, *sliders], **QUICK)
+                    level.input(of_strength, [kind, level], sliders, **QUICK)
+                    for slider in sliders:
+                        slider.input(lambda: None, None, level, **QUICK)
                     also += [kind, *sliders]
+                    also_addressed += [kind, level, *sliders]
                 mask = mask_section(photo)
                 preset = gr.Radio(
                     PRESET_CHOICES, value=OWN, label="Preset", info="How to sample; sets the three below.",
@@ -591,7 +600,7 @@ def degrade_tab(demo: gr.Blocks, models: Models) -> tuple[gr.Button, gr.Download
 
     preset.input(preset_settings, [model, degradation, preset], [steps, guidance, image_guidance], **QUICK)
     own_settings = [notice, preset, steps, guidance, image_guidance, resolution, correction]
-    addressed = [status, more, degradation, mu, sigma, plot, strength, seed, randomise, *also]
+    addressed = [status, more, degradation, mu, sigma, plot, strength, seed, randomise, *also_addressed]
     opened = (  # one after the other: the settings are those of the degradation that the address names
         demo.load(page_address, None, addressed, **QUICK)
         .then(list_models, None, model, **QUICK)

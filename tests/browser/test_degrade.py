@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 import app
 from gendeg import checkpoints
 from gendeg.pipeline import GenDegPipeline
+from gendeg.prior import PRIOR
 from tests.gendeg.test_captions import tiny_blip2
 
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
@@ -119,6 +120,23 @@ def test_plot_and_real_data_choose_the_intensity(page: Page) -> None:
     chosen = mu.input_value()
     page.click("#draw")
     expect(mu).not_to_have_value(chosen)
+
+
+def test_a_second_degradation_is_light_moderate_or_heavy(page: Page) -> None:
+    page.click("#advanced button")
+    expect(page.locator("#strength-2")).to_be_hidden()
+    page.click("#degradation-2 input")
+    page.get_by_role("option", name="Rain", exact=True).click()
+    mu = page.locator("#mu-2 input[type=number]")
+    for strength in ("light", "heavy"):
+        page.locator("#strength-2").get_by_label(strength.capitalize()).check()
+        expect(mu).to_have_value(f"{PRIOR.strengths('rain')[strength][0]:g}")
+    mu.fill("0.1")
+    page.keyboard.press("Tab")
+    expect(page.locator("#strength-2 input:checked")).to_have_count(0)
+    page.click("#degradation-2 input")
+    page.get_by_role("option", name="Nothing").click()
+    expect(page.locator("#strength-2")).to_be_hidden()
 
 
 def test_another_model_brings_its_settings(

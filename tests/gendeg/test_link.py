@@ -34,7 +34,7 @@ def test_a_link_brings_back_what_was_asked(names, intensities, seed):
 def test_whatever_an_address_says_the_page_opens(parts, seed):
     asked = read_link({"d": parts, "seed": seed})
     assert asked is None or 1 <= len(asked.parts) <= 3
-    assert len(from_link({"d": parts})) == 15
+    assert len(from_link({"d": parts})) == 17
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,13 @@ def test_a_name_alone_means_its_typical_intensity():
 
 
 def test_the_page_is_set_by_its_address():
-    said, fold, kind, mu, sigma, plot, strength, seed, randomise, also, also_mu, *_ = from_link(
+    said, fold, kind, mu, sigma, plot, strength, seed, randomise, also, level, also_mu, *_ = from_link(
         {"d": "haze,0.05,0.04;rain,0.69,0.1", "seed": "7"}
     )
     assert "haze and rain" in said and fold["open"], "the second degradation is seen"
     assert (kind, mu["value"], sigma["value"], strength, seed, randomise) == ("haze", 0.05, 0.04, None, 7, False)
     assert "<svg" in plot and also == "rain" and also_mu["value"] == also_mu["maximum"] == 0.69
+    assert level["visible"] and level["value"] is None, "neither light nor heavy: what the address says"
 
 
 def test_downloads_hold_the_settings(tmp_path, monkeypatch):

@@ -125,8 +125,9 @@ def test_a_sweep_is_of_the_first_degradation(run, photo: Path) -> None:
 
 
 def test_sliders_of_a_further_degradation_are_there_when_it_is_chosen() -> None:
-    assert [slider["visible"] for slider in change_also(NONE)] == [False, False]
-    mu, sigma = change_also("snow")
+    assert [shown["visible"] for shown in change_also(NONE)] == [False] * 3
+    strength, mu, sigma = change_also("snow")
+    assert strength["visible"] and strength["value"] == "moderate"
     assert mu["visible"] and sigma["visible"] and (mu["value"], sigma["value"]) == DEGRADATIONS["snow"].typical
     assert mu["minimum"] < mu["value"] < mu["maximum"]
 
