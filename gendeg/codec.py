@@ -3,9 +3,16 @@
 Stands where Stable Diffusion's AutoencoderKL stands in the paper's profile. Every 8x8x3 patch is projected on its
 principal components (a linear shortcut that alone reconstructs well), and convolutional branches beside it, which
 start at zero, learn what neighbouring patches tell about each other.
+
+The patches are those of a time-domain lapped transform (Tran, Liang and Tu, "Lapped transform via time-domain pre- and
+post-filtering", IEEE Transactions on Signal Processing 51, 2003): an orthogonal filter across the patches' borders
+comes before the projection, its inverse after it. What a generator gets wrong in a latent then fades out over 16
+pixels instead of ending in a square of 8, and fewer components hold more of an image.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -17,6 +24,32 @@ from torch import nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 PATCH = 8
+
+
+def lapping() -> torch.Tensor:
+    """The filter across a border, of the type-II lapped orthogonal transform: orthogonal, [PATCH, PATCH].
+
+    It leaves what is symmetric about the border alone; at an image's own border, mirrored, there is nothing to do.
+    """
+    half = PATCH // 2
+    index, unit = torch.arange(half).double() + 0.5, torch.eye(half).double()
+    dct2 = torch.cos(math.pi / half * index * index.floor()[:, None]) * math.sqrt(2 / half)
+    dct2[0] /= math.sqrt(2)
+    dct4 = torch.cos(math.pi / half * index * index[:, None]) * math.sqrt(2 / half)
+    flip = unit.flip(0)
+    butterfly = torch.cat([torch.cat([unit, flip], 1), torch.cat([flip, -unit], 1)]) / math.sqrt(2)
+    return (butterfly @ torch.block_diag(unit, flip @ dct2.T @ dct4 @ flip) @ butterfly).float()
+
+
+def _across_borders(images: torch.Tensor, filtering: torch.Tensor) -> torch.Tensor:
+    """`filtering`, [PATCH, PATCH], over the pixels around every border between two patches of [B, 3, H, W]."""
+    half = PATCH // 2
+    for _ in range(2):
+        images = images.mT
+        inner = images[..., half:-half]
+        inner = inner.unflatten(-1, (inner.shape[-1] // PATCH, PATCH)) @ filtering.to(images).mT
+        images = torch.cat([images[..., :half], inner.flatten(-2), images[..., -half:]], -1)
+    return images
 
 
 def _zero(conv: nn.Conv2d) -> nn.Conv2d:
@@ -48,6 +81,7 @@ class PatchCodec(ModelMixin, ConfigMixin):
     def __init__(self, latent_channels: int = 48, width: int = 128, depth: int = 3, scaling_factor: float = 1.0):
         super().__init__()
         patch_values = 3 * PATCH * PATCH
+        self.register_buffer("lapping", lapping())
         self.project = nn.Conv2d(patch_values, latent_channels, 1)
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -74,12 +108,16 @@ class PatchCodec(ModelMixin, ConfigMixin):
     @apply_forward_hook  # an offloaded codec comes to the GPU for this
     def encode(self, images: torch.Tensor) -> AutoencoderTinyOutput:
         """Images [B, 3, H, W] in [-1, 1], H and W multiples of 8, to `.latents` [B, C, H / 8, W / 8]."""
-        return AutoencoderTinyOutput(latents=self.project(pixel_unshuffle(images, PATCH)) + self.encoder(images))
+        return AutoencoderTinyOutput(latents=self.project(self._patches(images)) + self.encoder(images))
 
     @apply_forward_hook
     def decode(self, latents: torch.Tensor) -> DecoderOutput:
         """Latents [B, C, H / 8, W / 8] to `.sample`: images [B, 3, H, W], about [-1, 1], not clamped."""
-        return DecoderOutput(sample=pixel_shuffle(self.unproject(latents), PATCH) + self.decoder(latents))
+        patches = pixel_shuffle(self.unproject(latents), PATCH)
+        return DecoderOutput(sample=_across_borders(patches, self.lapping.mT) + self.decoder(latents))
+
+    def _patches(self, images: torch.Tensor) -> torch.Tensor:
+        return pixel_unshuffle(_across_borders(images, self.lapping), PATCH)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.decode(self.encode(images).latents).sample
@@ -87,7 +125,7 @@ class PatchCodec(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def initialise_from(self, images: torch.Tensor) -> None:
         """Set the linear shortcut to the whitened principal components of the patches of `images` [B, 3, H, W]."""
-        patches = pixel_unshuffle(images, PATCH).permute(0, 2, 3, 1).flatten(0, 2).double()
+        patches = self._patches(images).permute(0, 2, 3, 1).flatten(0, 2).double()
         mean = patches.mean(0)
         variances, components = torch.linalg.eigh(torch.cov((patches - mean).T))
         components = components.flip(1)[:, : self.config.latent_channels]
