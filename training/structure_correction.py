@@ -5,13 +5,12 @@ The generator and its codec are frozen. The paper's module learns to correct wha
 latent of a simulated degraded image, noised to a random time (GenDeg, arXiv 2411.17687, Section 3.3); the layered one
 learns from sampled images too, see `training/layered_correction.py`. The recipe's `form` says which. A module that the
 model holds already is trained on, if it has the recipe's form and sizes. The result is the whole pipeline with the
-module in it.
+module in it. `--minutes` are those of learning; making what it learns from comes before them.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -88,7 +87,6 @@ class CorrectionLoss:
 def main() -> None:
     model = {"default": "compact", "help": "bundled name, folder or Hub repository"}
     recipe, args = read_recipe(__doc__, {"--model": model, **PAIRS})
-    began: float | None = time.monotonic()
     pipeline = load_pipeline(args.model, dtype=torch.float32, device=processes().device)
     sizes = dict(recipe["model"])
     if sizes.pop("form") == "layered":
@@ -121,8 +119,7 @@ def main() -> None:
         loss, groups = losses(pipeline, model, stage)
         loop = LoopSettings.of(stage["loop"], stage_minutes(recipe, stage, args))
         save_stage = unless_a_later_stage_began(save, args.output, number)
-        train(model, loss, data, loop, args.output / f"stage-{number}", save_stage, groups, began=began)
-        began = None  # the preparation was the first stage's
+        train(model, loss, data, loop, args.output / f"stage-{number}", save_stage, groups)
 
 
 def layered(
