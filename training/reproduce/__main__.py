@@ -24,8 +24,9 @@ from training.reproduce.run import Run, Stage, load_records, run_process, run_st
 from training.scenes import draw_scenes
 
 RESTORERS = ("nafnet", "promptir", "swin")
-# What each has of --minutes; of what is left away with --only, the others have more. Tables take their time on top.
-SHARES = {"codec": 13, "generator": 60, "structure": 40, "dataset": 15, **dict.fromkeys(RESTORERS, 35), "estimator": 15}
+# What each has of --minutes; of what is left away with --only, the others have more. On top come tables, and the
+# pictures that structure correction learns from.
+SHARES = {"codec": 10, "generator": 76, "structure": 14, "dataset": 40, **dict.fromkeys(RESTORERS, 60), "estimator": 15}
 TABLES = {
     "compact-tables": ("codec", "control", "structure", "held-back"),
     "restorer-tables": ("restorers", "own", "published"),
