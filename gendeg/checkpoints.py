@@ -31,7 +31,7 @@ from gendeg.folder import (
     text_config,
     try_out,
 )
-from gendeg.memory import network_sizes, plan_memory
+from gendeg.memory import TILE_PIXELS, fits, network_sizes
 from gendeg.pipeline import GenDegPipeline
 from gendeg.scheduler import BridgeScheduler
 from runtime.errors import UserError
@@ -147,7 +147,7 @@ def load_pipeline(
             chosen by itself: its 8 significant bits are hardly finer than the 256 brightnesses of an image.
         preset: how to sample, see `with_preset`; default: as the generator was saved.
         offload: whether the networks lie in main memory, and on the GPU only while they are at work. GENDEG_OFFLOAD
-            (0 or 1); else if the GPU's free memory is too small for all of them, see `plan_memory`.
+            (0 or 1); else if the GPU's free memory is too small for all of them, even with its codec in tiles.
         compile: whether torch.compile translates the UNet, which takes minutes at the first call and for every new
             size of image, and speeds up all others. GENDEG_COMPILE (0 or 1); else not.
 
@@ -241,8 +241,8 @@ def channels_last(pipeline: GenDegPipeline) -> None:
 
 
 def _too_large(pipeline: GenDegPipeline, device: torch.device) -> bool:
-    weights, pixels = sum(network_sizes(pipeline)), pipeline.config.resolution * pipeline.config.max_side
-    return plan_memory(device.type, free_memory(device), weights, pixels, pipeline.vae.dtype.itemsize).offload
+    pixels = min(pipeline.config.resolution * pipeline.config.max_side, TILE_PIXELS)
+    return not fits(free_memory(device), sum(network_sizes(pipeline)), pixels, pipeline.vae.dtype.itemsize)
 
 
 def _find(name_or_path: str | Path) -> str | Path:

@@ -321,21 +321,26 @@ def check_repository(name: str) -> None:
         raise UserError(f"--push-to-hub: {name!r} is no name of a repository, owner/name.") from error
 
 
-def push_folder(folder: Path, repository: str) -> None:
-    """Upload a pipeline folder to the Hub, and say so.
+def push_folder(folder: Path, repository: str, what: str = "pipeline", **options: Any) -> None:
+    """Upload a folder to a Hub repository, which is created where there is none, and say so.
+
+    Args:
+        what: it holds, in words.
+        options: `repo_type`, where it is no model's, and others of `HfApi.upload_folder`.
 
     Raises:
         UserError: if the Hub does not take it; the message says why, and how to try again.
     """
     api = HfApi()
     try:
-        api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder)
+        api.create_repo(repository, repo_type=options.get("repo_type"), exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, **options)
     except Exception as error:  # which class a failed connection has depends on the version of the Hub's client
         reason = str(error).partition("\n")[0].rstrip(".")
+        again = "run the same command again" if options else f"upload it with `hf upload {repository} {folder}`"
         raise UserError(
-            f"The pipeline is complete in {folder}, but the Hub did not take it: {reason}. "
-            f"Log in with `hf auth login` and upload it with `hf upload {repository} {folder}`."
+            f"The {what} is complete in {folder}, but the Hub did not take it: {reason}. "
+            f"Log in with `hf auth login`, then {again}."
         ) from error
     print(f"Uploaded to {repository}.")
 

@@ -91,9 +91,9 @@ class Models:
         """What `work(pipeline, request, report)` reports, and what it returns. Otherwise like `generate`."""
         return self._job(work, request, model)
 
-    def rise(self, request: Request, model: str | None = None) -> Iterator[Step | list[Picture] | None]:
+    def rise(self, request: Request) -> Iterator[Step | list[Picture] | None]:
         """The photograph at `rising_mus`, of the working size, all with one seed. Otherwise like `generate`."""
-        return self._job(_rise, request, model)
+        return self._job(_rise, request, None)
 
     def prepare(self, model: str | None = None, unless_loaded: bool = False) -> None:
         """Load a model now, so that its first job need not wait; with ZeroGPU only before the app is served.

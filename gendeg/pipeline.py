@@ -165,7 +165,10 @@ class GenDegPipeline(DiffusionPipeline):
         """
         asked = {name: value for name, value in locals().items() if name != "self"}
         call = check_inputs(asked, self.config, self.structure_correction and self.structure_correction.degradations)
-        height, width = call.working_size = self.common_working_size(call.photos, call.resolution)
+        sizes = {self.working_size(*photo.shape[1:], call.resolution) for photo in call.photos}
+        if len(sizes) > 1:
+            raise UserError("Images of different aspect ratios cannot share a batch. Call once for each.")
+        height, width = call.working_size = sizes.pop()
         clean = torch.stack([resize(p, call.working_size) for p in call.photos]).to(self._execution_device) / 255
         clean_latents = self.encode(clean.to(self.unet.dtype))
         prompts, context, null_context = self.encode_prompts(call)
@@ -221,17 +224,6 @@ class GenDegPipeline(DiffusionPipeline):
             raise UserError(f"The resolution must be at least {self.size_multiple} pixels.")
         scale = min(resolution / short, max(self.config.max_side, resolution) / long)
         return round(height * scale), round(width * scale)
-
-    def common_working_size(self, photos: Sequence[torch.Tensor], resolution: int) -> tuple[int, int]:
-        """Height and width at which the networks see all these images [3, H, W] in one batch.
-
-        Raises:
-            UserError: as above, and for images that come out at different sizes.
-        """
-        sizes = {self.working_size(*photo.shape[1:], resolution) for photo in photos}
-        if len(sizes) > 1:
-            raise UserError("Images of different aspect ratios cannot share a batch. Call once for each.")
-        return sizes.pop()
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Image condition: images [B, 3, H, W] in [0, 1] to unscaled latents, padded to what the networks need."""

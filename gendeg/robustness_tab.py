@@ -150,7 +150,7 @@ def caption(picture: Picture) -> str:
 
 def write_csv(outcome: Outcome, photo: Any) -> str:
     """Write the curve for the page to serve; returns the path."""
-    path = files_folder("gendeg-") / f"{Path(uploaded(photo)).stem[:60]}-{outcome.curve.degradation}-robustness.csv"
+    path = files_folder() / f"{Path(uploaded(photo)).stem[:60]}-{outcome.curve.degradation}-robustness.csv"
     outcome.curve.write_csv(path)
     return str(path)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from restorers.metrics import named_quality, quality
+from restorers.metrics import Quality, named_quality, quality
 from restorers.registry import Restorer, available, load_restorer, version
 from runtime.errors import UserError, sentence
 from runtime.images import open_image
@@ -52,14 +52,6 @@ class Tiles:
     name: str
     done: int
     total: int
-
-
-@dataclass(frozen=True)
-class Quality:
-    """PSNR in dB, infinite for equal images; SSIM, None for images too small for it."""
-
-    psnr: float
-    ssim: float | None
 
 
 @dataclass(frozen=True)
@@ -203,7 +195,7 @@ def _seconds(work: Any, request: Request | Pairs) -> int:
 
 def _restore(restorers: Restorers, request: Request, report: Report) -> None:
     restorers.keep(request.names)
-    report(Input(request.clean and measure(request.photo, request.clean)))
+    report(Input(request.clean and quality(request.photo, request.clean)))
     for name in request.names:
         report(None)
         try:
@@ -211,7 +203,7 @@ def _restore(restorers: Restorers, request: Request, report: Report) -> None:
             started = perf_counter()
             image = restorer(request.photo, progress=lambda *tiles, name=name: report(Tiles(name, *tiles)))
             seconds = perf_counter() - started
-            report(Result(name, image, seconds, request.clean and measure(image, request.clean)))
+            report(Result(name, image, seconds, request.clean and quality(image, request.clean)))
         except Abandoned:
             raise
         except Exception as error:
@@ -238,8 +230,3 @@ def _measure(restorers: Restorers, request: Pairs, report: Report) -> list[dict[
 def _why(error: Exception) -> str:
     memory = "There is too little memory for it. A smaller photograph needs less."
     return memory if is_out_of_memory(error) else sentence(error)
-
-
-def measure(image: Image.Image, clean: Image.Image) -> Quality:
-    """PSNR and SSIM of an image against the clean one of the same size."""
-    return Quality(*quality(image, clean))

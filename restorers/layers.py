@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, layer_norm
+from torch.nn.functional import conv2d
 
 
-class LayerNorm2d(nn.Module):
+class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of each pixel of [B, C, H, W]; returns channels-last memory order."""
 
     def __init__(self, channels: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
+        super().__init__(channels, eps)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        normed = layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return normed.permute(0, 3, 1, 2)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def halves(conv: nn.Conv2d) -> list[tuple[torch.Tensor, torch.Tensor | None]]:

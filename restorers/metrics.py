@@ -6,7 +6,8 @@ Both are computed in strips along the longer side, so that an image of 100 megap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +17,16 @@ from skimage.metrics import structural_similarity
 WINDOW = 11  # pixels: the side of SSIM's Gaussian window of deviation 1.5, and of the smallest image it can judge
 _STRIP = 1 << 20  # pixels of a strip; SSIM takes about 80 bytes for each
 
-# Two images of which (left, top, right, bottom) is cut out, as float arrays [3, h, w] in [0, 1].
-_Cut = Callable[[tuple[int, int, int, int]], tuple[np.ndarray, np.ndarray]]
+
+class Quality(NamedTuple):
+    """PSNR in dB, infinite for equal images; SSIM, None if a side is shorter than WINDOW."""
+
+    psnr: float
+    ssim: float | None
 
 
-def quality(restored: Image.Image, clean: Image.Image) -> tuple[float, float | None]:
-    """PSNR in dB, infinite for equal images, and SSIM, None if a side is shorter than WINDOW, of two RGB images.
+def quality(restored: Image.Image, clean: Image.Image) -> Quality:
+    """PSNR and SSIM of two RGB images.
 
     Raises:
         ValueError: if the two are not RGB and of one size.
@@ -31,13 +36,8 @@ def quality(restored: Image.Image, clean: Image.Image) -> tuple[float, float | N
             f"Restored and clean images must be RGB and of one size, not {restored.mode} {restored.size} and "
             f"{clean.mode} {clean.size}."
         )
-
-    def cut(box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(
-            np.asarray(image.crop(box), dtype=np.float32).transpose(2, 0, 1) / 255 for image in (restored, clean)
-        )
-
-    return _psnr(cut, *clean.size), _ssim(cut, *clean.size) if min(clean.size) >= WINDOW else None
+    pair = (restored, clean, *clean.size)
+    return Quality(_psnr(*pair), _ssim(*pair) if min(clean.size) >= WINDOW else None)
 
 
 def named_quality(name: str, image: Image.Image, clean: Image.Image) -> dict[str, float | None]:
@@ -58,7 +58,9 @@ def psnr(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: if the two are no such tensors of one size.
     """
-    return _of_each(_psnr, restored, clean)
+    _check(restored, clean)
+    height, width = clean.shape[-2:]
+    return torch.tensor([_psnr(*pair, width, height) for pair in zip(restored, clean, strict=True)])
 
 
 def ssim(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -75,41 +77,39 @@ def ssim(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: if the two are no such tensors of one size.
     """
-    if min(clean.shape[-2:], default=0) < WINDOW:
-        _check(restored, clean)
-        raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels.")
-    return _of_each(_ssim, restored, clean)
-
-
-def _of_each(metric: Callable[[_Cut, int, int], float], restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     _check(restored, clean)
     height, width = clean.shape[-2:]
-
-    def cut(index: int, box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        left, top, right, bottom = box
-        parts = (batch[index, :, top:bottom, left:right].detach().cpu() for batch in (restored, clean))
-        return tuple((part.float() / (1 if part.is_floating_point() else 255)).numpy() for part in parts)
-
-    return torch.tensor([metric(lambda box, i=i: cut(i, box), width, height) for i in range(len(clean))])
+    if min(height, width) < WINDOW:
+        raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels.")
+    return torch.tensor([_ssim(*pair, width, height) for pair in zip(restored, clean, strict=True)])
 
 
-def _psnr(cut: _Cut, width: int, height: int) -> float:
+def _psnr(restored: Image.Image | torch.Tensor, clean: Image.Image | torch.Tensor, width: int, height: int) -> float:
     squares = 0.0
     for box in _strips(width, height, overlap=0):
-        one, other = cut(box)
-        squares += float(np.square(one - other).sum(dtype=np.float64))
+        squares += float(np.square(_cut(restored, box) - _cut(clean, box)).sum(dtype=np.float64))
     return -10 * math.log10(squares / (3 * width * height)) if squares else math.inf
 
 
-def _ssim(cut: _Cut, width: int, height: int) -> float:
+def _ssim(restored: Image.Image | torch.Tensor, clean: Image.Image | torch.Tensor, width: int, height: int) -> float:
     total = 0.0
     for box in _strips(width, height, overlap=WINDOW - 1):
         left, top, right, bottom = box
         mean = structural_similarity(
-            *cut(box), channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
-        )  # over the places where the window lies inside the strip
+            _cut(restored, box), _cut(clean, box),
+            channel_axis=0, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        )  # over the places where the window lies inside the strip  # fmt: skip
         total += float(mean) * (right - left - WINDOW + 1) * (bottom - top - WINDOW + 1)
     return total / ((width - WINDOW + 1) * (height - WINDOW + 1))
+
+
+def _cut(image: Image.Image | torch.Tensor, box: tuple[int, int, int, int]) -> np.ndarray:
+    """A part (left, top, right, bottom) of an RGB image or a tensor [3, H, W], as floats [3, h, w] in [0, 1]."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.crop(box), dtype=np.float32).transpose(2, 0, 1) / 255
+    left, top, right, bottom = box
+    part = image[:, top:bottom, left:right].detach().cpu()
+    return (part.float() / (1 if part.is_floating_point() else 255)).numpy()
 
 
 def _strips(width: int, height: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:

@@ -7,6 +7,7 @@ its checkpoints load strictly and give the same results.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,15 +19,9 @@ from restorers.layers import LayerNorm2d, depthwise_part, halves_depthwise, pad_
 from restorers.whole_image import part, statistic
 
 
-class _Norm(nn.Module):
-    """Layer norm under the published parameter names (`body.weight`, `body.bias`)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.body = LayerNorm2d(channels, eps=1e-5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x)
+def _named(name: str, layer: nn.Module) -> nn.Sequential:
+    """A layer under the name that its parameters have in the published network."""
+    return nn.Sequential(OrderedDict({name: layer}))
 
 
 class ChannelAttention(nn.Module):
@@ -87,9 +82,9 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, expansion: float, bias: bool):
         super().__init__()
-        self.norm1 = _Norm(channels)
+        self.norm1 = _named("body", LayerNorm2d(channels, eps=1e-5))
         self.attn = ChannelAttention(channels, heads, bias)
-        self.norm2 = _Norm(channels)
+        self.norm2 = _named("body", LayerNorm2d(channels, eps=1e-5))
         self.ffn = GatedFeedForward(channels, expansion, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -119,34 +114,14 @@ class Prompt(nn.Module):
         return self.conv3x3(prompt.contiguous(memory_format=torch.channels_last))
 
 
-class _Resize(nn.Module):
-    """A 3x3 convolution and a pixel (un)shuffle, under the published parameter name (`body.0`)."""
-
-    def __init__(self, conv: nn.Conv2d, shuffle: nn.Module):
-        super().__init__()
-        self.body = nn.Sequential(conv, shuffle)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x)
+def _down(channels: int) -> nn.Module:
+    conv = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
+    return _named("body", nn.Sequential(conv, nn.PixelUnshuffle(2)))
 
 
-def _down(channels: int) -> _Resize:
-    return _Resize(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
-
-
-def _up(channels: int) -> _Resize:
-    return _Resize(nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2))
-
-
-class _PatchEmbed(nn.Module):
-    """The first convolution, under the published parameter name (`proj`)."""
-
-    def __init__(self, in_channels: int, channels: int, bias: bool):
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(x)
+def _up(channels: int) -> nn.Module:
+    conv = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
+    return _named("body", nn.Sequential(conv, nn.PixelShuffle(2)))
 
 
 class PromptIR(nn.Module):
@@ -217,7 +192,7 @@ class PromptIR(nn.Module):
 
         dims = [dim, 2 * dim, 4 * dim, 8 * dim]
         self.channels = (inp_channels, out_channels)
-        self.patch_embed = _PatchEmbed(inp_channels, dim, bias=False)
+        self.patch_embed = _named("proj", nn.Conv2d(inp_channels, dim, 3, padding=1, bias=False))
         self.prompt1, self.prompt2, self.prompt3 = (
             Prompt(prompt_dims[i], prompt_len, prompt_sizes[i], dims[i + 1]) for i in range(3)
         )

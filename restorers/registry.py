@@ -39,18 +39,13 @@ class Restorer:
     network: nn.Module
     trained_for: tuple[str, ...] = ()
 
-    def __call__(
-        self,
-        image: ImageLike,
-        memory_budget: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> ImageLike:
+    def __call__(self, image: ImageLike, progress: Callable[[int, int], None] | None = None) -> ImageLike:
         """Restore an image of any size.
 
         Args:
             image: a PIL image; an array [H, W, 3] of uint8 or of floats in [0, 1]; or a tensor [3, H, W] or
                 [B, 3, H, W] of uint8 or of floats in [0, 1].
-            memory_budget, progress: as in `restorers.restore.restore`.
+            progress: as in `restorers.restore.restore`.
 
         Returns:
             The same kind: a PIL image (upright, see `runtime.images.upright`; RGB, or RGBA with the transparency it
@@ -63,7 +58,7 @@ class Restorer:
         if isinstance(image, Image.Image):
             image = upright(image)
             rgb = np.asarray(image.convert("RGB"))
-            restored = Image.fromarray(self(rgb, memory_budget, progress))
+            restored = Image.fromarray(self(rgb, progress))
             if image.mode == "RGBA":
                 restored.putalpha(image.getchannel("A"))
             return restored
@@ -73,21 +68,21 @@ class Restorer:
             if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
                 raise UserError(f"An image array must hold uint8 or floats, not {image.dtype}.")
             tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # a copy: PIL's memory must not be written
-            return self(tensor, memory_budget, progress).permute(1, 2, 0).contiguous().numpy()
+            return self(tensor, progress).permute(1, 2, 0).contiguous().numpy()
         if not isinstance(image, torch.Tensor):
             raise UserError(f"An image must be a PIL image, an array or a tensor, not a {type(image).__name__}.")
         if image.ndim not in (3, 4) or image.shape[-3] != 3 or image.numel() == 0:
             raise UserError(f"An image tensor must be [3, H, W] or [B, 3, H, W], not {list(image.shape)}.")
         batch = image if image.ndim == 4 else image[None]
         if batch.dtype == torch.uint8:
-            restored = restore(self.network, batch.float().div_(255), memory_budget, progress, self.name)
+            restored = restore(self.network, batch.float().div_(255), None, progress, self.name)
             restored = restored.mul_(255).round_().to(torch.uint8)
         elif not batch.is_floating_point():
             raise UserError(f"An image tensor must hold uint8 or floats, not {image.dtype}.")
         elif not (batch.min() >= -0.1 and batch.max() <= 1.1):  # also refuses values that are not numbers
             raise UserError("The values of an image must lie in [0, 1].")
         else:
-            restored = restore(self.network, batch, memory_budget, progress, self.name)
+            restored = restore(self.network, batch, None, progress, self.name)
         return restored.reshape(image.shape)
 
 

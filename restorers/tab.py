@@ -19,13 +19,27 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from restorers.jobs import Failure, Input, Quality, Restorers, Result, Tiles, read_request, restore_photo
+from restorers.jobs import Failure, Input, Restorers, Result, Tiles, read_request, restore_photo
+from restorers.metrics import Quality
 from restorers.registry import available
 from runtime.errors import UserError
 from runtime.jobs import CANCELLED, until
-from runtime.page import ALONE, QUICK, SKIP, Names, bar, failed, failure, notes, preview, show_upload, wire_jobs
+from runtime.page import (
+    ALONE,
+    QUICK,
+    SKIP,
+    Names,
+    bar,
+    failed,
+    failure,
+    notes,
+    preview,
+    save_pngs,
+    show_upload,
+    wire_jobs,
+)
 from runtime.paths import ASSETS
-from runtime.uploads import Photo, files_folder, uploaded
+from runtime.uploads import Photo, uploaded
 
 _EXAMPLES = ASSETS / "examples"
 EXAMPLES = {path.name: path.parent / "clean" / path.name for path in sorted(_EXAMPLES.glob("*.webp"))}
@@ -51,7 +65,6 @@ class Images:
     """
 
     def __init__(self, photo: str):
-        self._folder = files_folder("restored-")
         self._stem = Path(photo).stem[:60]
         self.labels: list[str] = []
         self.files: list[str] = []
@@ -62,21 +75,13 @@ class Images:
         """Keep an image and make its card."""
         self.cards.append(card(len(self.labels), label, image, seconds, quality))
         self.labels.append(label)
-        self.files.append(self._save(image, "whole"))
-        small = preview(image)
-        self.previews.append(self.files[-1] if small is image else self._save(small, "preview"))
+        small, name = preview(image), f"{self._stem}-{label.lower()}"
+        self.files += save_pngs({name: image})
+        self.previews += self.files[-1:] if small is image else save_pngs({name: small})
 
     def choices(self) -> list[tuple[str, int]]:
         """For a dropdown: the labels, with their indices for values."""
         return [(label, index) for index, label in enumerate(self.labels)]
-
-    def _save(self, image: Image.Image, kind: str) -> str:
-        """Write the image labelled last; each in a folder of its own, as a restorer may be called "degraded", too."""
-        folder = self._folder / f"{len(self.labels)}-{kind}"
-        folder.mkdir()
-        path = folder / f"{self._stem}-{self.labels[-1].lower()}.png"
-        image.save(path, compress_level=3)  # a third of the time, a tenth larger
-        return str(path)
 
 
 # -------------------------------------------------------------------------------------------------------- running

@@ -94,12 +94,6 @@ def until(cancelled: threading.Event | None, events: Iterator[Any]) -> Iterator[
             yield event
 
 
-def cancel(cancelled: threading.Event | None) -> None:
-    """Cancel the job of a session; None: it has begun none."""
-    if cancelled is not None:
-        cancelled.set()
-
-
 @asynccontextmanager
 async def end_unheard_jobs(app: Any) -> AsyncIterator[None]:
     """Lifespan of the served app: ends jobs, running or waiting, whose messages nobody has read for UNHEARD seconds.

@@ -14,7 +14,6 @@ from PIL.PngImagePlugin import PngInfo
 
 from runtime.errors import UserError, sentence
 from runtime.images import IN_TURN, open_image
-from runtime.jobs import cancel
 from runtime.uploads import files_folder, uploaded
 
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}  # of events that do no work
@@ -71,7 +70,7 @@ def wire_jobs(
         for ended in (job.then, job.failure):  # after an error of Gradio's own, it skips `then`
             ended(lambda: running(False), None, buttons, **QUICK)
         done.append(job)
-    cancel_button.click(cancel, cancelled, None, **QUICK)
+    cancel_button.click(lambda event: event and event.set(), cancelled, None, **QUICK)
     return done
 
 
@@ -103,7 +102,7 @@ def save_pngs(images: dict[str, Image.Image], texts: Mapping[str, str] | None = 
     Args:
         texts: to write into the files, by keyword; ASCII.
     """
-    folder, info = files_folder("gendeg-"), PngInfo()
+    folder, info = files_folder(), PngInfo()
     for keyword, text in (texts or {}).items():
         info.add_text(keyword, text)
     for name, image in images.items():

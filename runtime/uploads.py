@@ -31,7 +31,7 @@ _FORM_BYTES = 1_000_000  # of a form around its file
 _VALUES_BYTES = 1_000_000  # of a request that is no upload
 _SERVED = "/gradio_api/file="  # between the address of the app and a file's path
 _BLOCK = 4096  # bytes that a file takes at least
-_SWEPT = ("tmp", "gendeg-", "restored-")
+_RESULTS = "gendeg-"  # begins the names of folders of results
 _NOT_UPLOADED = "This photograph is not among the uploaded files. Upload it once more."  # says nothing of what is there
 
 
@@ -188,17 +188,17 @@ class _Refused(Exception):
     """(status, sentence): ends the reading of a request."""
 
 
-def files_folder(prefix: str) -> Path:
+def files_folder() -> Path:
     """A new folder for files to be served, among the uploads: counted with them, and deleted like them."""
     Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=get_upload_folder()))
+    return Path(tempfile.mkdtemp(prefix=_RESULTS, dir=get_upload_folder()))
 
 
 def sweep() -> None:
     """Delete old files that Gradio does not know of: results, and what came of uploads that were broken off."""
     for entry in os.scandir(get_upload_folder()) if os.path.isdir(get_upload_folder()) else ():
         with suppress(OSError):
-            if entry.name.startswith(_SWEPT) and time.time() - entry.stat().st_mtime > KEPT:
+            if entry.name.startswith((_RESULTS, "tmp")) and time.time() - entry.stat().st_mtime > KEPT:
                 shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 

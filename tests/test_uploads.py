@@ -253,7 +253,7 @@ def test_no_function_leaves_files_where_there_is_no_room(app_url: str, monkeypat
 
 def test_old_files_are_swept_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    old, new = uploads.files_folder("gendeg-"), uploads.files_folder("restored-")
+    old, new = uploads.files_folder(), uploads.files_folder()
     for file in (old / "a.png", new / "b.png", tmp_path / "tmpbroken", tmp_path / "tmpnew", tmp_path / "known"):
         file.touch()
     for file in (old, tmp_path / "tmpbroken", tmp_path / "known"):

@@ -7,6 +7,7 @@ alone, or a clean one, and names both (gendeg/estimator.py).
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Mapping
@@ -71,9 +72,7 @@ def loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor
 def save(model: DegradationEstimator, folder: Path) -> None:
     """Write it as `gendeg.estimator.load_estimator` reads it, in float16."""
     with whole_files(folder) as part:
-        half = DegradationEstimator.from_config(model.config)
-        half.load_state_dict(model.state_dict())
-        half.half().save_pretrained(part)
+        copy.deepcopy(model).half().save_pretrained(part)
 
 
 @command_line

@@ -69,13 +69,13 @@ def embedding(features: Mapping[str, Mapping[str, Sequence[torch.Tensor]]], file
     figure.savefig(file, dpi=120)
 
 
-def rising(pipeline: GenDegPipeline, photo: np.ndarray, count: int = 5) -> Image.Image:
+def rising(pipeline: GenDegPipeline, photo: np.ndarray) -> Image.Image:
     """Two rows a degradation: mu rises at its typical sigma, then sigma at its typical mu; one seed throughout.
 
     Args:
         photo: uint8 [256, 256, 3].
     """
-    rows = []
+    rows, count = [], 5
     for name, degradation in DEGRADATIONS.items():
         for number, low_high in enumerate((degradation.mu_range, degradation.sigma_range)):
             asked = np.full((2, count), np.array(degradation.typical)[:, None])

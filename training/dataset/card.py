@@ -16,6 +16,7 @@ from gendeg.intensity import MU_MAX, NUM_BINS, SIGMA_MAX
 from gendeg.mixture import in_listed_order, label, parts_of
 from gendeg.prior import PRIOR, UNIFORM_EVERY
 from runtime.files import write_whole
+from training.dataset.samples import MAX_ATTEMPTS
 from training.dataset.store import PAIRS_PER_SHARD, PairStore
 
 SHEET, FIGURE = "contact-sheet.jpg", "intensities.png"
@@ -44,15 +45,12 @@ _MIXTURE_COLUMNS = {
 }
 
 
-def write_card(
-    store: PairStore, command: str, max_attempts: int, layout: str = "imagefolder", maps: bool = False
-) -> None:
+def write_card(store: PairStore, command: str, layout: str = "imagefolder", maps: bool = False) -> None:
     """Write the contact sheet, the figure of intensities and, last, README.md.
 
     Args:
         store: of a data set whose metadata or shards are written, images still there.
         command: the command line that made it.
-        max_attempts: after which a sample was given up.
         layout, maps: how single files are handed on, see `training.dataset.pack`.
     """
     rows = store.rows()
@@ -61,7 +59,7 @@ def write_card(
         image.save(file, "JPEG" if name.endswith("jpg") else "PNG", quality=90)
         write_whole(store.output / name, file.getvalue())
     layout = "webdataset" if store.shards else layout
-    text = card(rows, list(store.discarded.values()), layout, command, max_attempts, maps)
+    text = card(rows, list(store.discarded.values()), layout, command, maps)
     write_whole(store.output / "README.md", text.encode())
 
 
@@ -70,7 +68,6 @@ def card(
     discarded: list[dict[str, Any]],
     layout: str,
     command: str,
-    max_attempts: int,
     maps: bool = False,
 ) -> str:
     """The data set card, Markdown with a YAML header."""
@@ -127,7 +124,7 @@ real data sets. All images are PNG, without loss.
 {_counts(rows, discarded)}
 
 A generated image whose mean degradation lies outside its degradation's accepted range is discarded (a mixture: if that
-of any of its parts does), and a new intensity and new noise are drawn; after {max_attempts} discarded images the sample
+of any of its parts does), and a new intensity and new noise are drawn; after {MAX_ATTEMPTS} discarded images the sample
 is given up.
 
 ## Which intensities

@@ -22,12 +22,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
 from tqdm import tqdm
 
 from gendeg.checkpoints import load_pipeline, quiet
 from gendeg.degradations import DEGRADATIONS
-from gendeg.importer import check_repository
+from gendeg.importer import check_repository, push_folder
 from gendeg.mixture import in_listed_order, mixture_name
 from gendeg.request import MAX_SEED
 from runtime.errors import UserError
@@ -106,7 +105,7 @@ def create(
     if not store.pairs:
         raise UserError(f"None of the {len(store.discarded)} samples reached an intensity that is accepted.")
     store.finish()
-    write_card(store, command, MAX_ATTEMPTS)
+    write_card(store, command)
     if store.shards:
         store.remove_packed_images()
     return store, skipped, True
@@ -123,25 +122,6 @@ def _discarded_share(store: PairStore) -> float:
     """Share of the generated images that were discarded."""
     generated = store.generated
     return (generated - len(store.pairs)) / generated if generated else 0.0
-
-
-def push(output: Path, repository: str) -> None:
-    """Upload a complete data set to a Hub repository, which is created where there is none.
-
-    Raises:
-        UserError: if the Hub refuses or cannot be reached.
-    """
-    api = HfApi()
-    try:
-        api.create_repo(repository, repo_type="dataset", exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, folder_path=output, repo_type="dataset", ignore_patterns=[".progress/*", UNFINISHED]
-        )
-    except Exception as error:  # its network library, and with it the errors, differ between versions
-        raise UserError(
-            f"The data set is complete in {output}, but the Hub did not take it: {str(error).splitlines()[0]} "
-            f"Check `hf auth whoami` and the network, and run the same command again."
-        ) from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,7 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not complete:
         raise KeyboardInterrupt
     if args.push_to_hub:
-        push(args.output, args.push_to_hub)
+        ignored = [".progress/*", UNFINISHED]
+        push_folder(args.output, args.push_to_hub, "data set", repo_type="dataset", ignore_patterns=ignored)
     return 0
 
 

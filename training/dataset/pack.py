@@ -12,7 +12,6 @@ from PIL import Image, ImageChops
 
 from runtime.files import whole_file
 from training.dataset.card import FIGURE, SHEET, write_card
-from training.dataset.samples import MAX_ATTEMPTS
 from training.dataset.store import PairStore
 
 LAYOUTS = ("imagefolder", "folders")
@@ -30,7 +29,7 @@ def pack(store: PairStore, file: Path, layout: str, maps: bool, command: str) ->
         maps: whether degradation maps are in it too: |clean - degraded|, as PNG.
         command: the command line that makes the same pairs; the card says it.
     """
-    write_card(store, command, MAX_ATTEMPTS, layout, maps)
+    write_card(store, command, layout, maps)
     train = store.output / "train"
     base = f"{ROOT}/train" if layout == "imagefolder" else ROOT
     lines, there = [], set()

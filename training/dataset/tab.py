@@ -49,7 +49,7 @@ def run_data_set(
     try:
         yield "Looking at the photographs…" + bar(0), SKIP, SKIP
         photographs, started, made = all_uploaded(files), time.monotonic(), None
-        folders = files_folder("gendeg-"), files_folder("gendeg-")
+        folders = files_folder(), files_folder()
         with closing(make_of_files(models, folders, photographs, choices, cancelled)) as events:
             for event in events:
                 if isinstance(event, DataSet):
@@ -69,7 +69,7 @@ def run_data_set(
 
 def run_endpoint(models: Models, files: Any, *choices: Any) -> Iterator[tuple[Any, Any]]:
     """See `data_set` in `_endpoint`, which the API's documentation shows. Yields (ZIP, numbers)."""
-    photographs, folders = all_uploaded(files), (files_folder("gendeg-"), files_folder("gendeg-"))
+    photographs, folders = all_uploaded(files), (files_folder(), files_folder())
     with closing(make_of_files(models, folders, photographs, choices)) as events:
         for event in events:
             if isinstance(event, DataSet):

@@ -22,7 +22,6 @@ _AT_ONCE = 4_000_000  # bytes that a ZIP may have read in one go: its list of na
 _MOST_NAMES = 100_000  # in all ZIPs together: each takes half a kilobyte of memory, and may be left out by name
 _LONGEST = 250  # bytes of a file's or a folder's name
 _DEEPEST = 1000  # bytes of all of them
-_CHUNK = 1 << 20
 _NAMES_ARE_UTF8, _ENCRYPTED = 0x800, 0x1  # flags of a ZIP's entry
 
 
@@ -202,12 +201,8 @@ def _free_place(folder: Path, name: str) -> Path:
 def _unpacked(archive: ZipFile, entry: ZipInfo, place: Path) -> bool:
     """Whether an entry could be unpacked; of a damaged one nothing stays. Never more than it says it holds."""
     try:
-        with archive.open(entry) as source:
-            content = source.read(_CHUNK)
-            with place.open("wb") as target:
-                while content:
-                    target.write(content)
-                    content = source.read(_CHUNK)
+        with archive.open(entry) as source, place.open("wb") as target:
+            shutil.copyfileobj(source, target)
         return True
     except OSError as error:
         if error.errno is not None:  # of the disk, and not of what was read

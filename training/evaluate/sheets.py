@@ -11,30 +11,22 @@ from gendeg.degradations import DEGRADATIONS
 from gendeg.figures import difference_figure
 from gendeg.photos import resize_short_side
 from gendeg.pipeline import GenDegPipeline
+from gendeg.prior import PRIOR
 from restorers.registry import Restorer
 from runtime.images import open_image
 from training.evaluate.inputs import SIZE
 
-SHEET_INTENSITIES = {
-    "haze": ((0.06, 0.04), (0.12, 0.08), (0.21, 0.11)),
-    "rain": ((0.03, 0.05), (0.07, 0.08), (0.15, 0.10)),
-    "snow": ((0.03, 0.07), (0.07, 0.10), (0.15, 0.13)),
-    "motion_blur": ((0.015, 0.027), (0.035, 0.052), (0.06, 0.074)),
-    "raindrop": ((0.015, 0.05), (0.04, 0.09), (0.09, 0.12)),
-    "low_light": ((0.10, 0.06), (0.18, 0.11), (0.25, 0.14)),
-}
-
 
 def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor) -> Image.Image:
-    """Rows: a photograph each, clean and at three intensities of one degradation, labelled with what was reached.
+    """Rows: a photograph each, clean and with one degradation, light, moderate and heavy; captions say what was reached.
 
-    One seed throughout, so that nothing but the intensity changes; with this one blur goes sideways.
+    One seed throughout, so that nothing but the intensity changes.
     """
     rows = []
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
-        mus, sigmas = zip(*SHEET_INTENSITIES[name], strict=True)
+        mus, sigmas = zip(*PRIOR.strengths(name).values(), strict=True)
         photo = photos[row].expand(3, -1, -1, -1)
-        generators = [torch.Generator().manual_seed(3) for _ in mus]
+        generators = [torch.Generator().manual_seed(0) for _ in mus]
         output = pipeline(photo, name, mu=mus, sigma=sigmas, generator=generators, output_size="working")
         reached = zip(output.images, output.mu, output.sigma, strict=True)
         degraded = [(image, f"{degradation.label}: mu {mu:.3f}  sigma {sigma:.3f}") for image, mu, sigma in reached]
@@ -46,7 +38,7 @@ def structure_sheet(pipeline: GenDegPipeline, photos: torch.Tensor) -> Image.Ima
     """Rows: a photograph and degradation each: clean, without and with structure correction, and the change times 8."""
     rows = []
     for row, (name, degradation) in enumerate(DEGRADATIONS.items()):
-        mu, sigma = SHEET_INTENSITIES[name][1]
+        mu, sigma = degradation.typical
         generator = torch.Generator().manual_seed(0)
         settings = {"structure_correction": True, "match_intensity": False, "output_size": "working"}
         output = pipeline(photos[row], name, mu=mu, sigma=sigma, generator=generator, **settings)

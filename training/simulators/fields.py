@@ -37,7 +37,6 @@ def fractal_noise(
     scale: float | torch.Tensor = 96.0,
     octaves: int = 4,
     persistence: float | torch.Tensor = 0.5,
-    stretch: float | torch.Tensor = 1.0,
 ) -> torch.Tensor:
     """Smooth noise with detail at several scales (fractional Brownian motion), as of smoke, clouds or terrain.
 
@@ -48,20 +47,16 @@ def fractal_noise(
         scale: lattice spacing of the coarsest octave in pixels, one number or [B].
         octaves: how many scales; the finest spacing is scale / 2**(octaves - 1).
         persistence: amplitude ratio of successive octaves, one number or [B].
-        stretch: how many times longer features are horizontally than vertically, one number or [B].
 
     Returns:
         [B, 1, H, W], about normal with mean 0 and variance 1 over draws (not over one image).
     """
-    scale, persistence, stretch = (
-        torch.as_tensor(v, dtype=torch.float32).expand(batch) for v in (scale, persistence, stretch)
-    )
+    scale, persistence = (torch.as_tensor(v, dtype=torch.float32).expand(batch) for v in (scale, persistence))
     total = torch.zeros(batch, height, width)
     power = torch.zeros(batch)
     for octave in range(octaves):
         spacing = scale / 2**octave
-        rows = _spline_weights(height, spacing / stretch.sqrt(), generator)
-        columns = _spline_weights(width, spacing * stretch.sqrt(), generator)
+        rows, columns = (_spline_weights(length, spacing, generator) for length in (height, width))
         lattice = torch.randn(batch, rows.shape[2], columns.shape[2], generator=generator)
         amplitude = persistence**octave
         total += amplitude[:, None, None] * (rows @ lattice @ columns.transpose(1, 2))
@@ -69,10 +64,10 @@ def fractal_noise(
     return (total / (power.sqrt() * _SPLINE_VARIANCE)[:, None, None])[:, None]
 
 
-def follow_edges(field: torch.Tensor, clean: torch.Tensor, shrink: int = 4, radius: int = 6) -> torch.Tensor:
+def follow_edges(field: torch.Tensor, clean: torch.Tensor, radius: int = 6) -> torch.Tensor:
     """Smooth a field [B, 1, H, W] but let it jump where the photograph does: fast guided filter (arXiv 1505.00996)."""
     guide = clean.mean(1, keepdim=True)
-    small_guide, small_field = (F.avg_pool2d(x, shrink, ceil_mode=True) for x in (guide, field))
+    small_guide, small_field = (F.avg_pool2d(x, 4, ceil_mode=True) for x in (guide, field))
 
     def box(x: torch.Tensor) -> torch.Tensor:
         return F.avg_pool2d(x, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)

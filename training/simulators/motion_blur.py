@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from scipy.fft import next_fast_len
 from torch.nn import functional as F
 
 from training.simulators.fields import column, uniform
@@ -117,7 +118,7 @@ def _convolver(clean: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], to
     height, width = clean.shape[-2:]
     light = F.pad(to_linear(clean), (_REACH,) * 4, mode="reflect")
     # Even lengths of small factors transform fastest; what is added wraps around but stays out of reach.
-    size = [_fast_length(n) for n in light.shape[-2:]]
+    size = [2 * next_fast_len(-(-n // 2), real=True) for n in light.shape[-2:]]
     spectrum = torch.fft.rfft2(light, s=size)
     offsets = torch.arange(-_REACH, _REACH + 1, device=clean.device)
 
@@ -132,19 +133,6 @@ def _convolver(clean: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], to
         return moved[..., 2 * _REACH : 2 * _REACH + height, 2 * _REACH : 2 * _REACH + width]
 
     return convolve
-
-
-def _fast_length(length: int) -> int:
-    """The smallest even number from `length` on whose prime factors are 2, 3 and 5."""
-    length += length % 2
-    while True:
-        rest = length
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 2
 
 
 SIMULATORS = {"steady_motion": steady_motion, "camera_shake": camera_shake}

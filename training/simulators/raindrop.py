@@ -146,4 +146,3 @@ def _scatter(
 
 
 SIMULATORS = {"window_drops": window_drops, "windscreen_drops": windscreen_drops, "misted_drops": misted_drops}
-MIXED: set[str] = set()  # none lays a haze over the scene
