@@ -18,7 +18,7 @@ from training.evaluate.inputs import SIZE
 
 
 def contact_sheet(pipeline: GenDegPipeline, photos: torch.Tensor) -> Image.Image:
-    """Rows: a photograph each, clean and with one degradation, light, moderate and heavy; captions say what was reached.
+    """Rows: a photograph each, clean and with one degradation, light, moderate and heavy, and what was reached.
 
     One seed throughout, so that nothing but the intensity changes.
     """
