@@ -7,6 +7,7 @@ blurs the photograph at its own size as well.
 from __future__ import annotations
 
 import torch
+from skimage.measure import label
 from torch.nn import functional as F
 
 from gendeg.image_forms import resize
@@ -46,7 +47,7 @@ def way_of_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor | 
     way = torch.fft.irfft2(weight * (x.conj() * y).sum(0) / (power + _NOISE * power.mean() + 1e-12), s=(height, width))
     reach = min(_REACH, (min(height, width) - 1) // 2)
     way = torch.fft.fftshift(way)[height // 2 - reach :, width // 2 - reach :][: 2 * reach + 1, : 2 * reach + 1]
-    way = (way - _FAINT * way.max()).clamp(min=0)
+    way = connected((way - _FAINT * way.max()).clamp(min=0))
     way[reach, reach] += 1e-6  # it has a sum, whatever was found
     way, change = way / way.sum(), (degraded - clean).abs().mean()
     if (degraded - convolve(clean, way)).abs().mean() > _EXPLAINED * change:
@@ -58,6 +59,12 @@ def way_of_light(clean: torch.Tensor, degraded: torch.Tensor) -> torch.Tensor | 
         way = way[beyond : way.shape[0] - beyond, beyond : way.shape[0] - beyond]
         way = way / way.sum().clamp(min=1e-12)
     return way
+
+
+def connected(way: torch.Tensor) -> torch.Tensor:
+    """What of a kernel [k, k] touches its brightest point: light moves without leaps."""
+    parts = torch.from_numpy(label((way > 0).cpu().numpy(), connectivity=2)).to(way.device)
+    return way * (parts == parts.flatten()[way.argmax()])
 
 
 def enlarged(way: torch.Tensor, factor: float) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gendeg.blur import move_light
+from gendeg.blur import connected, move_light
 from gendeg.physics import RULES, dim, lay_white, show_surroundings
 
 
@@ -56,6 +56,15 @@ def test_light_that_moved_one_way_stays_and_noise_in_it_goes():
     assert (move_light(clean, noisy) - blurred).abs().mean() < 0.7 * (noisy - blurred).abs().mean()
     dark = 0.5 * clean
     assert torch.equal(move_light(clean, dark), dark), "no way of the light takes it away"
+
+
+def test_light_does_not_leap():
+    way = torch.zeros(21, 21)
+    way[10, 8:12], way[9, 12], way[2, 3] = 0.5, 0.2, 0.4
+    kept = connected(way)
+    assert kept[2, 3] == 0, "far from the way"
+    way[2, 3] = 0
+    assert torch.equal(kept, way), "the next pixel, diagonally too, belongs to it"
 
 
 def test_drops_keep_their_brightness_and_lose_colours_that_are_not_there():
