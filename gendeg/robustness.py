@@ -109,7 +109,7 @@ class Robustness:
     def to_csv(self) -> str:
         """The table as CSV, with a line of names; empty where there is no value."""
         table, text = self.table(), io.StringIO()
-        writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
         return text.getvalue()

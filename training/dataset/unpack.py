@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -205,7 +206,7 @@ def _unpacked(archive: ZipFile, entry: ZipInfo, place: Path) -> bool:
             shutil.copyfileobj(source, target)
         return True
     except OSError as error:
-        if error.errno is not None:  # of the disk, and not of what was read
+        if error.errno not in (None, errno.EINVAL):  # of the disk; a damaged ZIP names places that are none
             raise
     except Exception:  # zipfile and zlib raise almost anything on damaged files
         pass
